@@ -1,0 +1,205 @@
+//! The words between the FTP front and the mount: arm, prepare, commit, rename.
+//!
+//! The front speaks them with ioctl(2) on descriptors of the mount; the kernel hands them to the mount as
+//! FUSE_IOCTL with the open handle, and without any inode lock, so that a slow commit holds up nobody
+//! else in the directory. Both ends are here, so that there is one truth about their layout. This is the
+//! one file with `unsafe`: ioctl(2) takes a pointer.
+//!
+//! ```text
+//! open(O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK)
+//!   ARM        from now on only COMMIT publishes; a close without it discards
+//!   write …    EAGAIN when the mount has no memory to spare: wait by poll(2)
+//!   PREPARE    no more bytes will come: send what can be sent without publishing
+//!   COMMIT     publish; returns when the object is in COS, whole and checked
+//! close
+//! ```
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+};
+
+use rustix::ioctl::{Opcode, Updater};
+
+/// A request, as its number travels: direction, size and letter packed as `_IOWR` does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    Arm,
+    Prepare,
+    Commit,
+    Rename,
+}
+
+/// Bytes that ARM, PREPARE and COMMIT carry each way (the kernel passes 12 at least).
+pub const HANDLE_WORD_BYTES: usize = 16;
+/// Bytes that RENAME carries: flags, two lengths, two paths.
+pub const RENAME_WORD_BYTES: usize = 8 + 2 * RENAME_PATH_BYTES_MAX;
+/// Longest path of a RENAME, relative to the root of the mount: above the longest key.
+pub const RENAME_PATH_BYTES_MAX: usize = 1024;
+
+const NO_REPLACE: u32 = 1;
+
+impl Word {
+    const ALL: [Self; 4] = [Self::Arm, Self::Prepare, Self::Commit, Self::Rename];
+
+    /// The request number of ioctl(2).
+    pub const fn number(self) -> u32 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "both lengths fit the 14 bits that a word has for them"
+        )]
+        let (number, bytes) = match self {
+            Self::Arm => (1, HANDLE_WORD_BYTES as u32),
+            Self::Prepare => (2, HANDLE_WORD_BYTES as u32),
+            Self::Commit => (3, HANDLE_WORD_BYTES as u32),
+            Self::Rename => (4, RENAME_WORD_BYTES as u32),
+        };
+        // _IOC(READ | WRITE, 'C', number, bytes) of <asm-generic/ioctl.h>.
+        (3 << 30) | (bytes << 16) | ((b'C' as u32) << 8) | number
+    }
+
+    /// The word of a request number, if it is one of ours.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|word| word.number() == number)
+    }
+}
+
+/// What COMMIT says: how many bytes the front has written. Another size than the mount's is a broken transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitWord {
+    pub bytes: u64,
+}
+
+impl CommitWord {
+    /// As it travels.
+    pub fn encode(self) -> [u8; HANDLE_WORD_BYTES] {
+        let mut data = [0; HANDLE_WORD_BYTES];
+        data[..8].copy_from_slice(&self.bytes.to_ne_bytes());
+        data
+    }
+
+    /// From what travelled.
+    pub fn decode(data: &[u8]) -> Option<Self> {
+        Some(Self { bytes: u64::from_ne_bytes(data.get(..8)?.try_into().ok()?) })
+    }
+}
+
+/// What RENAME says. Paths are relative to the root of the mount, without a leading slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenameWord<'a> {
+    pub from: &'a OsStr,
+    pub to: &'a OsStr,
+    /// Fail where `to` exists.
+    pub no_replace: bool,
+}
+
+impl<'a> RenameWord<'a> {
+    /// As it travels; `None` where a path is too long to be a key.
+    pub fn encode(&self) -> Option<Box<[u8; RENAME_WORD_BYTES]>> {
+        let (from, to) = (self.from.as_bytes(), self.to.as_bytes());
+        if from.len() > RENAME_PATH_BYTES_MAX || to.len() > RENAME_PATH_BYTES_MAX {
+            return None;
+        }
+        let mut data = Box::new([0; RENAME_WORD_BYTES]);
+        let flags = if self.no_replace { NO_REPLACE } else { 0 };
+        data[..4].copy_from_slice(&flags.to_ne_bytes());
+        data[4..6].copy_from_slice(&u16::try_from(from.len()).ok()?.to_ne_bytes());
+        data[6..8].copy_from_slice(&u16::try_from(to.len()).ok()?.to_ne_bytes());
+        data[8..8 + from.len()].copy_from_slice(from);
+        let second = 8 + RENAME_PATH_BYTES_MAX;
+        data[second..second + to.len()].copy_from_slice(to);
+        Some(data)
+    }
+
+    /// From what travelled; `None` where it is not what [`Self::encode`] makes.
+    pub fn decode(data: &'a [u8]) -> Option<Self> {
+        let flags = u32::from_ne_bytes(data.get(..4)?.try_into().ok()?);
+        let from_bytes = usize::from(u16::from_ne_bytes(data.get(4..6)?.try_into().ok()?));
+        let to_bytes = usize::from(u16::from_ne_bytes(data.get(6..8)?.try_into().ok()?));
+        if from_bytes > RENAME_PATH_BYTES_MAX || to_bytes > RENAME_PATH_BYTES_MAX {
+            return None;
+        }
+        let second = 8 + RENAME_PATH_BYTES_MAX;
+        Some(Self {
+            from: OsStr::from_bytes(data.get(8..8 + from_bytes)?),
+            to: OsStr::from_bytes(data.get(second..second + to_bytes)?),
+            no_replace: flags & NO_REPLACE != 0,
+        })
+    }
+}
+
+/// Arms an open descriptor: only [`commit`] publishes what is written to it.
+///
+/// # Errors
+/// ENOTTY where the descriptor is not of a cosgate mount; EPERM where the caller may not.
+pub fn arm(file: impl AsFd) -> io::Result<()> {
+    speak::<{ Word::Arm.number() }, _>(file, &mut [0; HANDLE_WORD_BYTES])
+}
+
+/// Tells that no more bytes will come. Blocks while they travel; publishes nothing.
+///
+/// # Errors
+/// What the store answered; the descriptor can only be closed then.
+pub fn prepare(file: impl AsFd) -> io::Result<()> {
+    speak::<{ Word::Prepare.number() }, _>(file, &mut [0; HANDLE_WORD_BYTES])
+}
+
+/// Publishes the `bytes` written. Blocks until the object is in COS, whole and checked.
+///
+/// # Errors
+/// ESTALE where the name was unlinked or replaced by a rename meanwhile; EINVAL where the mount counted
+/// other bytes; else what the store answered. The object of before is then as it was.
+pub fn commit(file: impl AsFd, bytes: u64) -> io::Result<()> {
+    speak::<{ Word::Commit.number() }, _>(file, &mut CommitWord { bytes }.encode())
+}
+
+/// Renames below the root of a mount, without the locks that rename(2) takes.
+///
+/// # Errors
+/// As rename(2); ENAMETOOLONG where a path cannot be a key.
+pub fn rename(root: impl AsFd, word: &RenameWord<'_>) -> io::Result<()> {
+    let mut data = word.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
+    speak::<{ Word::Rename.number() }, _>(root, &mut data)
+}
+
+fn speak<const OPCODE: Opcode, const BYTES: usize>(
+    file: impl AsFd,
+    data: &mut [u8; BYTES],
+) -> io::Result<()> {
+    // SAFETY: `OPCODE` tells the kernel to read and write exactly `BYTES` bytes at `data`, which
+    // `Word::number` packs from the same constants that size the arrays given here.
+    #[expect(unsafe_code, reason = "ioctl(2) takes a pointer; this is the one place that gives it one")]
+    unsafe {
+        rustix::ioctl::ioctl(file, Updater::<OPCODE, [u8; BYTES]>::new(data))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_journey() {
+        let word = RenameWord { from: OsStr::new("a/b c"), to: OsStr::new("深/圳"), no_replace: true };
+        let data = word.encode().expect("both paths are short");
+        assert_eq!(data.len(), RENAME_WORD_BYTES);
+        assert_eq!(RenameWord::decode(&data[..]), Some(word));
+        assert_eq!(CommitWord::decode(&CommitWord { bytes: 7 }.encode()), Some(CommitWord { bytes: 7 }));
+        let long = "x".repeat(RENAME_PATH_BYTES_MAX + 1);
+        assert_eq!(
+            RenameWord { from: OsStr::new(&long), to: OsStr::new("a"), no_replace: false }.encode(),
+            None
+        );
+    }
+
+    #[test]
+    fn numbers_are_told_apart_and_strangers_refused() {
+        for word in Word::ALL {
+            assert_eq!(Word::from_number(word.number()), Some(word));
+        }
+        assert_eq!(Word::from_number(0x5413), None);
+        assert_eq!(RenameWord::decode(&[0xff; 32]), None);
+    }
+}
