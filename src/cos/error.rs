@@ -41,6 +41,53 @@ pub enum Reason {
     Refused,
 }
 
+impl Reason {
+    /// What an answer of `status` means. The code decides where it is known, because COS spreads some codes
+    /// over several statuses (*Error Codes*); an unknown one falls back to the class of the status. Some
+    /// answers name the cause in the message alone, under the code `AccessDenied`.
+    pub fn of_answer(status: u16, code: Option<&str>) -> Self {
+        match code.unwrap_or_default() {
+            "NoSuchKey" | "NoSuchCopySource" | "NoSuchVersion" => Self::NoSuchKey,
+            "NoSuchBucket" => Self::NoSuchBucket,
+            "NoSuchUpload" => Self::NoSuchUpload,
+            "InvalidObjectState" => Self::Archived,
+            "DownloadForbidden" | "ExpiredToken" | "InvalidToken" | "BucketLocked" | "ObjectLocked" => {
+                Self::AccessDenied
+            }
+            "InvalidBucketState" | "ObjectNotAppendable" | "RestoreAlreadyInProgress" => Self::Refused,
+            "FileAlreadyExists" => Self::Exists,
+            "PreconditionFailed" => Self::PreconditionFailed,
+            "InvalidRange" => Self::InvalidRange,
+            // COS answers 405 MethodNotAllowed to a simple copy above 5 GB.
+            "EntityTooLarge" | "MethodNotAllowed" => Self::TooLarge,
+            "BadDigest" => Self::Corrupt,
+            "SlowDown" | "KmsFreqControl" => Self::Throttled,
+            "InternalError" | "InternalErrror" | "ServiceUnavailable" | "PathConflict" | "UploadConflict" => {
+                Self::Unavailable
+            }
+            "RequestTimeout" | "RequestTimeOut" | "UserNetworkTooSlow" => Self::TimedOut,
+            _ => Self::of_status(status),
+        }
+    }
+
+    fn of_status(status: u16) -> Self {
+        match status {
+            // 402 and 451: the account is in arrears, or the object is barred.
+            401..=403 | 451 => Self::AccessDenied,
+            404 => Self::NoSuchKey,
+            408 => Self::TimedOut,
+            409 => Self::Exists,
+            412 => Self::PreconditionFailed,
+            413 => Self::TooLarge,
+            416 => Self::InvalidRange,
+            429 => Self::Throttled,
+            501 => Self::Refused,
+            500.. => Self::Unavailable,
+            _ => Self::Refused,
+        }
+    }
+}
+
 /// A failed request.
 #[derive(Debug)]
 pub struct CosError {
@@ -72,6 +119,16 @@ impl CosError {
             request_id: None,
             in_doubt: false,
             source: None,
+        }
+    }
+
+    /// What COS answered to `operation`.
+    pub fn answered(operation: &'static str, status: u16, code: Option<&str>, message: Option<&str>) -> Self {
+        Self {
+            status: Some(status),
+            code: code.map(str::to_owned),
+            message: message.map(str::to_owned),
+            ..Self::new(operation, Reason::of_answer(status, code))
         }
     }
 

@@ -5,6 +5,10 @@
 //! HTTP, no XML and no retry: a call returns when it is done, or when nothing more can be done about it.
 
 mod error;
+mod faulty;
+mod media_type;
+mod memory;
+mod operation;
 mod types;
 
 use std::fmt::Debug;
@@ -14,6 +18,9 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 pub use error::{CosError, Reason};
+pub use faulty::{Fault, FaultyStore, Gate, Rule};
+pub use memory::MemoryStore;
+pub use operation::Operation;
 pub use types::{
     ByteRange, Crc64, ETag, Expected, KEY_BYTES_MAX, Key, KeyError, ListPage, ListRequest, ListedObject,
     NewObject, ObjectMeta, OpenUpload, PART_BYTES_MIN, PARTS_MAX, PUT_BYTES_MAX, PartNumber, PartStored,
