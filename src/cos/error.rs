@@ -97,10 +97,10 @@ pub struct CosError {
     pub reason: Reason,
     pub status: Option<u16>,
     /// COS's code, such as `SlowDown`.
-    pub code: Option<String>,
+    pub code: Option<Box<str>>,
     /// COS's message, or what is wrong with its answer.
-    pub message: Option<String>,
-    pub request_id: Option<String>,
+    pub message: Option<Box<str>>,
+    pub request_id: Option<Box<str>>,
     /// Whether the request may have taken effect, now or later, although it failed.
     pub in_doubt: bool,
     pub source: Option<Box<dyn Error + Send + Sync>>,
@@ -126,8 +126,8 @@ impl CosError {
     pub fn answered(operation: &'static str, status: u16, code: Option<&str>, message: Option<&str>) -> Self {
         Self {
             status: Some(status),
-            code: code.map(str::to_owned),
-            message: message.map(str::to_owned),
+            code: code.map(Box::from),
+            message: message.map(Box::from),
             ..Self::new(operation, Reason::of_answer(status, code))
         }
     }
@@ -141,7 +141,7 @@ impl CosError {
 
     /// The same, with words of explanation.
     #[must_use]
-    pub fn because(mut self, message: impl Into<String>) -> Self {
+    pub fn because(mut self, message: impl Into<Box<str>>) -> Self {
         self.message = Some(message.into());
         self
     }

@@ -9,6 +9,7 @@ mod faulty;
 mod media_type;
 mod memory;
 mod operation;
+mod sign;
 mod types;
 
 use std::fmt::Debug;
