@@ -2,12 +2,14 @@
 
 mod ftp;
 mod mount;
+mod parts;
 mod values;
 
 use std::path::PathBuf;
 
 pub use ftp::{FtpConfig, PassiveHost, UserConfig};
 pub use mount::{Addressing, Appearance, Authority, Limits, MountConfig, PolicyConfig, StoreConfig};
+pub use parts::{BLOCK_BYTES, PartSizes, largest_file_bytes, largest_part_bytes};
 pub use values::{PassivePorts, Secret};
 
 /// The whole configuration, checked.

@@ -1,0 +1,127 @@
+//! How large the parts of an upload are, and how large a file 10,000 of them can carry.
+//!
+//! Part 1 has `min_part_size`; sizes grow in a straight line over the first 900 parts, up to a twelfth of
+//! `memory_limit`, so that eight parts can travel while the next ones fill. Growing slowly keeps parts small
+//! (and many in flight) where files are of common size; growing within 900 parts keeps what is lost against
+//! 10,000 parts of the largest size below 4 %: 200 GiB with 256 MiB and parts of 4 MiB to begin with.
+//!
+//! This is arithmetic alone, and stands in layer 0 because `single_file_max_size` is judged by it;
+//! `vfs/write/part.rs` cuts parts by it.
+
+use super::Limits;
+
+/// Memory is handed out in blocks of this many bytes; parts are whole blocks, the last one excepted.
+pub const BLOCK_BYTES: u64 = 64 << 10;
+/// Most parts of an upload (COS, *Specifications and Limits*).
+const PARTS_MAX: u16 = 10_000;
+/// Smallest part in bytes, the last one excepted (COS, *Specifications and Limits*).
+const PART_BYTES_MIN: u64 = 1 << 20;
+/// Largest part in bytes (COS, *Specifications and Limits*).
+const PART_BYTES_MAX: u64 = 5 << 30;
+/// Largest object in bytes, 50,000 GB (COS, *Specifications and Limits*).
+const OBJECT_BYTES_MAX: u64 = 50_000 << 30;
+/// The part number from which on parts are of the largest size.
+const GROWING_PARTS: u64 = 900;
+
+/// The size of each part of an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartSizes {
+    first_bytes: u64,
+    largest_bytes: u64,
+}
+
+impl PartSizes {
+    /// Sizes for a memory limit and a size to begin with. Whatever the arguments, no part is below 1 MiB.
+    pub fn new(memory_bytes: u64, min_part_bytes: u64) -> Self {
+        let largest = largest_part_bytes(memory_bytes);
+        let first = min_part_bytes.clamp(PART_BYTES_MIN, largest).next_multiple_of(BLOCK_BYTES).min(largest);
+        Self { first_bytes: first, largest_bytes: largest }
+    }
+
+    /// Bytes of part `number`, counted from 1; whole blocks.
+    pub fn bytes(self, number: u16) -> u64 {
+        let step = u64::from(number.saturating_sub(1)).min(GROWING_PARTS);
+        let size = self.first_bytes + (self.largest_bytes - self.first_bytes) * step / GROWING_PARTS;
+        size - size % BLOCK_BYTES
+    }
+
+    /// Bytes of the largest part.
+    pub fn largest_bytes(self) -> u64 {
+        self.largest_bytes
+    }
+
+    /// Bytes that all 10,000 parts carry.
+    pub fn bytes_in_all(self) -> u64 {
+        (1..=PARTS_MAX).map(|number| self.bytes(number)).sum()
+    }
+}
+
+/// Bytes of the largest part within a memory limit: a twelfth of it in whole blocks, 1 MiB at least.
+pub fn largest_part_bytes(memory_bytes: u64) -> u64 {
+    let twelfth = memory_bytes / 12;
+    (twelfth - twelfth % BLOCK_BYTES).clamp(PART_BYTES_MIN, PART_BYTES_MAX)
+}
+
+/// Bytes of the largest file that one upload can carry within `limits` (its `single_file_bytes_max` left aside).
+pub fn largest_file_bytes(limits: &Limits) -> u64 {
+    PartSizes::new(limits.memory_bytes, limits.min_part_bytes).bytes_in_all().min(OBJECT_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn default_limits_carry_200_gib() {
+        let sizes = PartSizes::new(256 * MIB, 4 * MIB);
+        assert_eq!(sizes.bytes(1), 4 * MIB);
+        assert!(sizes.bytes_in_all() >= 200 * GIB, "{}", sizes.bytes_in_all());
+        assert!(sizes.bytes_in_all() <= 256 * MIB / 12 * 10_000);
+    }
+
+    #[test]
+    fn parts_of_the_largest_size_from_the_first_on_carry_208_gib_at_256_mib() {
+        let sizes = PartSizes::new(256 * MIB, 256 * MIB / 12);
+        assert!(sizes.bytes_in_all() >= 208 * GIB);
+    }
+
+    #[test]
+    fn the_first_gib_leaves_in_parts_small_enough_for_eight_in_flight_within_96_mib() {
+        let sizes = PartSizes::new(256 * MIB, 4 * MIB);
+        let (mut sent, mut number) = (0, 1);
+        while sent < GIB {
+            assert!(9 * sizes.bytes(number) <= 96 * MIB, "part {number}");
+            sent += sizes.bytes(number);
+            number += 1;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_are_whole_blocks_of_1_mib_at_least_and_never_shrink(
+            memory in 1_u64..1 << 44,
+            min_part in 0_u64..8 << 30,
+        ) {
+            let sizes = PartSizes::new(memory, min_part);
+            let largest = largest_part_bytes(memory);
+            let mut before = 0;
+            for number in 1..=PARTS_MAX {
+                let bytes = sizes.bytes(number);
+                prop_assert!((PART_BYTES_MIN..=PART_BYTES_MAX).contains(&bytes));
+                prop_assert!(bytes.is_multiple_of(BLOCK_BYTES));
+                prop_assert!(bytes >= before && bytes <= largest);
+                before = bytes;
+            }
+            prop_assert_eq!(before, largest);
+            // A size that was set is met by the first part, unless a twelfth of the memory is less.
+            prop_assert!(sizes.bytes(1) >= min_part.min(largest));
+            // What growing costs against parts of the largest size.
+            prop_assert!(sizes.bytes_in_all() >= largest * 9_500);
+        }
+    }
+}
