@@ -6,6 +6,7 @@
 
 mod budget;
 mod error;
+mod keys;
 mod write;
 
 use std::{
@@ -18,7 +19,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 pub use error::{VfsError, VfsResult};
-pub use write::Writers;
+pub use keys::{Doubt, KeyLock, Keys};
+pub use write::{Published, Tried, WriteHandle, Writers};
 
 /// The number of a file or directory, as the kernel knows it. 1 is the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,8 +4,11 @@ use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-use super::{VfsError, VfsResult};
-use crate::cos::{Crc64, ETag, Key, NewObject, ObjectStore};
+use super::{Keys, VfsError, VfsResult};
+use crate::{
+    config::Limits,
+    cos::{Crc64, ETag, Key, NewObject, ObjectStore},
+};
 
 /// What all writers of all mounts share: memory budget, upload permits, limits.
 #[derive(Debug)]
@@ -32,11 +35,32 @@ pub struct Published {
     pub crc64: Crc64,
     /// COS's time where its answer told one, else ours, in whole seconds.
     pub last_modified: SystemTime,
+    /// False where an upload in parts had begun with other metadata or another content type than publish
+    /// was given: the object stands, whole, with the former. A self-copy would give it the latter.
+    pub as_asked: bool,
+}
+
+impl Writers {
+    /// The writers of all mounts, whose requests are sent by tasks on `runtime`.
+    pub fn new(_limits: &Limits, _runtime: tokio::runtime::Handle) -> Arc<Self> {
+        todo!()
+    }
 }
 
 impl WriteHandle {
     /// Begins to write `key`. Nothing is sent before bytes fill a part, or before publish.
-    pub fn begin(_writers: Arc<Writers>, _store: Arc<dyn ObjectStore>, _key: Key) -> Arc<Self> {
+    pub fn begin(
+        _writers: Arc<Writers>,
+        _store: Arc<dyn ObjectStore>,
+        _keys: Arc<Keys>,
+        _key: Key,
+    ) -> Arc<Self> {
+        todo!()
+    }
+
+    /// What the object is given when it is made, as far as it is known before publish: an upload in parts is
+    /// given its content type and metadata when it begins, and cannot be given others later.
+    pub fn set_new_object(&self, _new: NewObject) {
         todo!()
     }
 
