@@ -1,0 +1,3 @@
+//! The real mount in a child process, over the embedded store.
+
+mod common;
