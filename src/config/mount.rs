@@ -1,6 +1,10 @@
 //! What a mount is: bucket, region, prefix, home, and the policies under which it is seen.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::Secret;
 
@@ -81,19 +85,49 @@ pub enum Addressing {
     Path,
 }
 
-/// What all mounts share.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes for parts, dirty cells, read-ahead, cached blocks and the inode table of all mounts.
-    pub memory_bytes: u64,
-    /// Size of the first part; grows with the part number.
-    pub min_part_bytes: u64,
-    pub single_file_bytes_max: u64,
-    /// Upload requests in flight.
-    pub upload_requests_max: usize,
-    pub attr_ttl: Duration,
-    /// How long uploads in flight may go on once a stop has been asked for.
-    pub grace: Duration,
-    /// Keys of this program in the bucket, relative to the mounted prefix; ends in `/`.
-    pub state_prefix: String,
+impl MountConfig {
+    /// Where the session of `policy` is mounted: the first on the home, each other in a directory of its own.
+    pub fn root_of(&self, policy: &PolicyConfig, runtime_dir: &Path) -> PathBuf {
+        match self.policies.first() {
+            Some(widest) if widest != policy => runtime_dir.join(&self.name).join(policy.directory_name()),
+            _ => self.home.clone(),
+        }
+    }
+}
+
+impl PolicyConfig {
+    /// A name that tells this policy from every other one.
+    fn directory_name(&self) -> String {
+        let mut name = self.authority.to_string().to_ascii_lowercase();
+        if !self.delete_enable {
+            name.push_str("-nodelete");
+        }
+        if !self.overwrite_enable {
+            name.push_str("-nooverwrite");
+        }
+        name
+    }
+}
+
+impl Default for PolicyConfig {
+    fn default() -> Self {
+        Self { authority: Authority { read: true, write: true }, delete_enable: true, overwrite_enable: true }
+    }
+}
+
+impl Default for Appearance {
+    fn default() -> Self {
+        Self { uid: None, gid: None, file_mode: 0o644, dir_mode: 0o755, allow_other: true }
+    }
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.read, self.write) {
+            (true, true) => "RW",
+            (true, false) => "R",
+            (false, true) => "W",
+            (false, false) => "",
+        })
+    }
 }
