@@ -12,9 +12,10 @@
 //! | 3 | [`fuse`], [`ftp`] | the kernel's words, the client's words |
 //! | 4 | [`service`] | a life from start to stop |
 //!
-//! Beside the layers stand [`ioctl`] (the words between front and mount), [`telemetry`] (logs) and
-//! [`emulator`] (an embedded COS).
+//! Beside the layers stand [`cli`] (the command line), [`ioctl`] (the words between front and mount),
+//! [`telemetry`] (logs) and [`emulator`] (an embedded COS).
 
+pub mod cli;
 pub mod config;
 pub mod cos;
 pub mod emulator;

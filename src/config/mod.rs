@@ -93,9 +93,21 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with all problems at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_on(path, Machine::Whole)
+    }
+
+    /// As [`Self::load`], but for memory: a parent has judged that before it took some itself.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_again(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_on(path, Machine::ButMemory)
+    }
+
+    fn load_on(path: &Path, machine: Machine) -> Result<Self, ConfigError> {
         let refuse = |problems| ConfigError { source_file: Some(path.to_owned()), problems };
         let bytes = std::fs::read(path).map_err(|error| refuse(vec![unreadable(&error)]))?;
-        let mut config = Reader { problems: Vec::new() }.read(&bytes, true).map_err(refuse)?;
+        let mut config = Reader { problems: Vec::new() }.read(&bytes, machine).map_err(refuse)?;
         config.warnings.extend(host::file_warning(path));
         config.source = Some(path.to_owned());
         Ok(config)
@@ -128,8 +140,17 @@ impl Config {
     /// [`ConfigError`] with all problems at once.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         Reader { problems: Vec::new() }
-            .read(bytes, false)
+            .read(bytes, Machine::Unasked)
             .map_err(|problems| ConfigError { source_file: None, problems })
+    }
+
+    /// Drops what opens the buckets, for a process that talks to the internet.
+    pub fn forget_store_secrets(&mut self) {
+        for mount in &mut self.mounts {
+            mount.store.secret_id.clear();
+            mount.store.secret_key = Secret::new("");
+            mount.store.token = None;
+        }
     }
 
     /// The configuration as a file: every key with its value, defaults marked. Read again, it gives an equal
@@ -139,13 +160,21 @@ impl Config {
     }
 }
 
+/// What of this machine is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Machine {
+    Whole,
+    ButMemory,
+    Unasked,
+}
+
 /// From bytes to [`Config`]; gathers the problems on the way.
 struct Reader {
     problems: Vec<Problem>,
 }
 
 impl Reader {
-    fn read(mut self, bytes: &[u8], on_this_machine: bool) -> Result<Config, Vec<Problem>> {
+    fn read(mut self, bytes: &[u8], machine: Machine) -> Result<Config, Vec<Problem>> {
         let file = FileConfig::parse(bytes, &mut self.problems);
         let mut sections = Sections::new(&file, self.problems);
         let runtime_dir = host::runtime_dir();
@@ -154,11 +183,11 @@ impl Reader {
         let ftp = ftp::read(&mut sections);
         let log = limits::read_log(&mut sections);
         let check_memory = limits::read_check_memory(&mut sections);
-        if on_this_machine {
+        if machine != Machine::Unasked {
             host::check(&accounts, &mut sections);
-            if check_memory {
-                host::check_memory(&limits, &ftp, &mut sections);
-            }
+        }
+        if machine == Machine::Whole && check_memory {
+            host::check_memory(&limits, &ftp, &mut sections);
         }
         let warnings = sections.finish()?;
         Ok(Config {

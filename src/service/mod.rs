@@ -10,6 +10,7 @@
 //! stop    front: no new session, transfers end -> child: handles end, umount, floor gone -> exit
 //! ```
 
+pub mod check;
 pub mod demo;
 pub mod ftp;
 pub mod mount;

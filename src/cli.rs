@@ -1,0 +1,192 @@
+//! The command line: one subcommand, one function of `service`, one exit code.
+//!
+//! Exit codes: 0 done; 1 failure; 64 a command line that makes no sense (EX_USAGE of sysexits.h, where clap
+//! would say 2); 78 a configuration that makes no sense (EX_CONFIG), with all its problems on standard error. This is the edge
+//! at which an error's chain is printed, once.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use tracing::{error, info, warn};
+
+use crate::{
+    config::{Config, ConfigError},
+    service::{
+        check, ftp,
+        mount::{self, MountOptions},
+        serve,
+    },
+    telemetry,
+};
+
+const FAILURE: u8 = 1;
+const USAGE: u8 = 64;
+const CONFIGURATION: u8 = 78;
+
+/// What was asked for.
+#[derive(Debug, Parser)]
+#[command(name = "cosgate", version, about = "Tencent COS buckets as directories, served over FTP")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mounts and FTP in the foreground; Ctrl-C stops cleanly
+    Serve(ConfigFile),
+    /// The mounts alone
+    Mount(Mount),
+    /// The FTP front alone, on directories that are mounted already
+    Ftp(ConfigFile),
+    /// Validate the configuration and print what it means, secrets masked
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file [default: ./conf/vsftpd.conf, else /etc/cosgate/cosgate.conf]
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Mount {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Mount this home, or the home of this user, and no other one; may be given several times
+    #[arg(long, value_name = "HOME_OR_USER")]
+    only: Vec<String>,
+    /// Take dead mounts off the homes, leave the read-only floor there, and end: after a crash
+    #[arg(long, conflicts_with = "only")]
+    cleanup: bool,
+    /// Stop when standard input ends: the way `serve` holds its child
+    #[arg(long, hide = true)]
+    supervised: bool,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Also ask each bucket, with a signed HEAD, whether it may be used
+    #[arg(long)]
+    online: bool,
+}
+
+/// Why a subcommand did not do what it should.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Configuration(#[from] ConfigError),
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+    /// Told already.
+    #[error("failed")]
+    Logged,
+}
+
+/// Runs the program; the first argument is its own name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.execute(),
+        Err(error) => usage(&error),
+    }
+}
+
+/// Help and version were asked for and are no mistake.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nobody may be reading; the exit code stays the same.
+    error.print().ok();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(USAGE),
+    }
+}
+
+impl Cli {
+    fn execute(self) -> ExitCode {
+        let done = match self.command {
+            Command::Serve(file) => run_serve(&file),
+            Command::Mount(options) => run_mount(options),
+            Command::Ftp(file) => run_ftp(&file),
+            Command::Check(options) => run_check(&options),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Configuration(error)) => {
+                eprintln!("{error}");
+                ExitCode::from(CONFIGURATION)
+            }
+            Err(Failure::Other(error)) => {
+                eprintln!("cosgate: {error:#}");
+                ExitCode::from(FAILURE)
+            }
+            Err(Failure::Logged) => ExitCode::from(FAILURE),
+        }
+    }
+}
+
+fn run_serve(file: &ConfigFile) -> Result<(), Failure> {
+    let mut config = Config::load_from(file.config.as_deref())?;
+    let log = telemetry::start(&config.log, "serve");
+    tell(&config);
+    // The child reads the file for itself.
+    config.forget_store_secrets();
+    let source = config.source.as_deref().context("a configuration without a file")?;
+    live(log, || serve::run(&config, source))
+}
+
+fn run_mount(options: Mount) -> Result<(), Failure> {
+    let Mount { file, only, cleanup, supervised } = options;
+    // The parent has judged memory before it took some itself, and a child that is started again must come up.
+    let config = match (&file.config, supervised) {
+        (Some(path), true) => Config::load_again(path)?,
+        (explicit, _) => Config::load_from(explicit.as_deref())?,
+    };
+    let log = telemetry::start(&config.log, "mount");
+    if !supervised {
+        tell(&config);
+    }
+    if cleanup {
+        return live(log, || mount::clear(&config));
+    }
+    live(log, || mount::run(&config, &MountOptions { only, supervised }))
+}
+
+fn run_ftp(file: &ConfigFile) -> Result<(), Failure> {
+    let mut config = Config::load_from(file.config.as_deref())?;
+    let log = telemetry::start(&config.log, "ftp");
+    tell(&config);
+    config.forget_store_secrets();
+    live(log, || ftp::run(&config))
+}
+
+fn run_check(options: &Check) -> Result<(), Failure> {
+    let config = Config::load_from(options.file.config.as_deref())?;
+    Ok(check::run(&config, options.online)?)
+}
+
+/// The file that was read, and what about it deserves a word.
+fn tell(config: &Config) {
+    let file = config.source.as_deref().unwrap_or(Path::new("")).display();
+    info!(%file, version = env!("CARGO_PKG_VERSION"), "configuration read");
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+}
+
+/// Runs to the end. A failure is told by the log, which reaches standard error too.
+fn live(log: telemetry::Log, life: impl FnOnce() -> anyhow::Result<()>) -> Result<(), Failure> {
+    let done = life().map_err(|failure| {
+        error!(error = format!("{failure:#}"), "failed");
+        Failure::Logged
+    });
+    drop(log);
+    done
+}

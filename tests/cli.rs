@@ -1,0 +1,109 @@
+//! The command line as scripts and units meet it: exit codes, and what is said where.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+const ACCOUNT: &str = "[COS_ACCOUNT_0]\ncos_secretid = AKID1\ncos_secretkey = s3cr3t\ncos_bucket = demo-1250000000\n\
+    cos_endpoint = 127.0.0.1:9\ncos_protocol = http\nhome_dir = HOME\nftp_login_user_name = user0\n\
+    ftp_login_user_password = pass0\n";
+
+fn cosgate(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } =
+        Command::new(env!("CARGO_BIN_EXE_cosgate")).args(arguments).current_dir(folder).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// A folder with a home, and the text of a good configuration.
+fn good() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    fs::create_dir(&home).unwrap();
+    let text = ACCOUNT.replace("HOME", home.to_str().unwrap()) + "[OPTIONAL]\nconfig_check_enable = false\n";
+    (folder, text)
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_ends_with_64() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &[][..],
+        &["dance"],
+        &["serve", "--colour"],
+        &["check", "-c"],
+        &["serve", "extra"],
+        &["mount", "--only"],
+    ] {
+        let (code, stdout, stderr) = cosgate(folder.path(), arguments);
+        assert_eq!((code, stdout.as_str()), (Some(64), ""), "{arguments:?}");
+        assert!(stderr.contains("--help"), "{stderr}");
+    }
+}
+
+#[test]
+fn help_and_version_end_with_0() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["--help"][..], &["-h"], &["help", "serve"], &["mount", "--help"], &["--version"]] {
+        let (code, stdout, stderr) = cosgate(folder.path(), arguments);
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?}");
+        assert!(stdout.contains("cosgate"), "{stdout}");
+    }
+}
+
+#[test]
+fn a_bad_configuration_ends_with_78_and_tells_all_its_problems() {
+    let (folder, text) = good();
+    let text = text
+        .replace("127.0.0.1:9", "ap-xxx.myqcloud.com")
+        .replace("[OPTIONAL]", "colour = blue\n[OPTIONAL]\nattr_ttl = x");
+    fs::write(folder.path().join("bad.conf"), text).unwrap();
+    for subcommand in ["serve", "mount", "ftp", "check"] {
+        let (code, stdout, stderr) = cosgate(folder.path(), &[subcommand, "-c", "bad.conf"]);
+        assert_eq!((code, stdout.as_str()), (Some(78), ""), "{subcommand}");
+        let lines: Vec<_> = stderr.lines().collect();
+        assert_eq!(lines[0], "bad.conf: 3 problems");
+        for start in ["[COS_ACCOUNT_0] colour: ", "[OPTIONAL] attr_ttl: ", "[COS_ACCOUNT_0] cos_endpoint: "] {
+            assert!(lines.iter().any(|line| line.starts_with(start)), "{start} {stderr}");
+        }
+    }
+}
+
+#[test]
+fn without_a_file_the_search_order_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, _, stderr) = cosgate(folder.path(), &["check"]);
+    // The machine that runs this may have the second one.
+    if !Path::new("/etc/cosgate/cosgate.conf").exists() {
+        assert_eq!(code, Some(78));
+        assert!(
+            stderr.contains("./conf/vsftpd.conf") && stderr.contains("/etc/cosgate/cosgate.conf"),
+            "{stderr}"
+        );
+    }
+    let (folder, text) = good();
+    fs::create_dir(folder.path().join("conf")).unwrap();
+    fs::write(folder.path().join("conf/vsftpd.conf"), text).unwrap();
+    let (code, stdout, stderr) = cosgate(folder.path(), &["check"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.starts_with("# ./conf/vsftpd.conf, as it is meant\n"), "{stdout}");
+}
+
+#[test]
+fn check_prints_a_file_that_check_takes() {
+    let (folder, text) = good();
+    fs::write(folder.path().join("a.conf"), text).unwrap();
+    let (code, first, stderr) = cosgate(folder.path(), &["check", "-c", "a.conf"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(!first.contains("s3cr3t") && !first.contains("pass0"), "{first}");
+    assert!(first.contains("listen_port = 2121   # default\n"), "{first}");
+    fs::write(folder.path().join("b.conf"), &first).unwrap();
+    let (code, second, stderr) = cosgate(folder.path(), &["check", "--config", "b.conf"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let body = |text: &str| text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+    assert_eq!(body(&first), body(&second));
+    assert!(!folder.path().join("log").exists(), "check writes no log");
+}
