@@ -1,1 +1,562 @@
-//! The one memory budget: 64 KiB blocks, who yields, who may always grow.
+//! The one memory budget: 64 KiB blocks, who waits, who yields, who may always grow.
+//!
+//! ```text
+//! writers ── try_take, wait ──┐                    ┌── free list: memory given back, kept warm
+//! readers ── try_take, take ──┼──> used <= total ──┤
+//! tables ─── take_anyway ─────┘   (+ SLACK_BLOCKS) └── waiters: under way, then fresh, then readers
+//! ```
+//!
+//! Nothing is written to disk, so whoever has no memory waits; and what waits must never wait for ever:
+//!
+//! - Writers wait in turn. Those in the middle of a part that is too small to be sent come first (they can
+//!   set memory free soon), then those about to begin one; within both, first come, first served.
+//! - Somebody waits: `Budget::pressed` is true, and writers send what can stand as a part, full or not,
+//!   as long as upload requests are idle (`write/mod.rs`). Readers are told to give back what they cache, and get nothing new.
+//! - Nothing is on its way to COS either, so no memory will come back by itself: the oldest waiting writers,
+//!   [`RIGHTS_MAX`] at most, may grow to a sendable part beyond the budget. That is the only way past it,
+//!   and it is bounded by [`SLACK_BLOCKS`].
+//!
+//! A [`Block`] is counted from its first byte until the last request that carries it has let go of it,
+//! whoever holds it: it comes back when it is dropped, through the free list, because touching fresh memory
+//! is dear. Used and free blocks together never exceed the total.
+//!
+//! Lock order: the lock in here is a leaf. Nothing is called under it; waiters are woken through channels.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::config::BLOCK_BYTES;
+
+/// Bytes of a block.
+pub(super) const BLOCK: usize = BLOCK_BYTES as usize;
+/// Blocks of the smallest sendable part, 1 MiB (COS, *Specifications and Limits*).
+pub(super) const SENDABLE_BLOCKS: usize = (1 << 20) / BLOCK;
+/// Most blocks that one write asks for: 1 MiB that begins in the middle of a block.
+pub(super) const WRITE_BLOCKS_MAX: usize = SENDABLE_BLOCKS + 1;
+/// Writers that may grow beyond the budget at a time.
+const RIGHTS_MAX: usize = 4;
+/// How far all of them together may: each holds less than a sendable part, and asks for one write.
+pub(super) const SLACK_BLOCKS: usize = RIGHTS_MAX * (SENDABLE_BLOCKS + WRITE_BLOCKS_MAX);
+/// Share of the budget that readers may hold, in quarters: a writer that comes later finds some room at once.
+const READER_QUARTERS: usize = 3;
+
+/// The memory of all mounts.
+pub struct Budget {
+    total: usize,
+    /// Upload requests that can be in flight: while fewer are, somebody who waits is helped by sending early.
+    requests_max: usize,
+    state: Mutex<State>,
+    pressed: AtomicBool,
+    in_transit: AtomicUsize,
+    /// Told when it begins to press, and while it does each time an upload request ends.
+    pressure: Notify,
+    reclaimers: Mutex<Vec<(u64, Reclaim)>>,
+}
+
+/// Gives back memory that can be had again, up to so many bytes. Called without locks; must not block.
+type Reclaim = Arc<dyn Fn(u64) + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    used: usize,
+    used_by_readers: usize,
+    used_most: usize,
+    free: Vec<Vec<u8>>,
+    under_way: VecDeque<Waiter>,
+    fresh: VecDeque<Waiter>,
+    readers: VecDeque<Waiter>,
+    rights: HashSet<u64>,
+    reclaimer_last: u64,
+}
+
+struct Waiter {
+    /// Age of the writer: lower is older; `None` for a reader.
+    writer: Option<u64>,
+    blocks: usize,
+    /// What it holds could be sent: it sets memory free itself, and needs no right to grow.
+    sendable: bool,
+    granted: oneshot::Sender<Grant>,
+}
+
+/// A place in the queue; dropping it leaves the queue.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    receiver: oneshot::Receiver<Grant>,
+    budget: Arc<Budget>,
+}
+
+/// What a waiter is given.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) room: Room,
+    /// The right to grow beyond the budget; to be held until the part leaves.
+    pub(super) right: Option<Right>,
+}
+
+/// Blocks set aside for one holder; given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    budget: Arc<Budget>,
+    blocks: usize,
+    holder: Holder,
+}
+
+/// Who holds a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// Turns it into [`Block`]s, which the free list feeds.
+    Writer,
+    /// Keeps bytes that came over HTTP.
+    Reader,
+    Other,
+}
+
+/// A writer's right to grow to a sendable part beyond the budget.
+#[derive(Debug)]
+pub(super) struct Right {
+    budget: Arc<Budget>,
+    writer: u64,
+    /// Taken back already.
+    void: bool,
+}
+
+/// A request that carries blocks to COS: while there is one, memory will come back by itself.
+#[derive(Debug)]
+pub(super) struct Transit {
+    budget: Arc<Budget>,
+}
+
+/// 64 KiB of memory, filled from its beginning.
+pub(super) struct Block {
+    bytes: Vec<u8>,
+    budget: Arc<Budget>,
+}
+
+/// Keeps a reclaimer registered.
+#[derive(Debug)]
+pub struct Reclaimer {
+    budget: Arc<Budget>,
+    number: u64,
+}
+
+impl Budget {
+    /// A budget of `bytes` (2 MiB at least, so that the largest write finds room), of which upload requests,
+    /// `requests_max` at a time, set memory free.
+    pub fn new(bytes: u64, requests_max: usize) -> Arc<Self> {
+        let total = usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX / BLOCK);
+        Arc::new(Self {
+            total: total.max(2 * SENDABLE_BLOCKS),
+            requests_max: requests_max.max(1),
+            state: Mutex::default(),
+            pressed: AtomicBool::new(false),
+            in_transit: AtomicUsize::new(0),
+            pressure: Notify::new(),
+            reclaimers: Mutex::default(),
+        })
+    }
+
+    /// The whole budget in bytes.
+    pub fn bytes(&self) -> u64 {
+        (self.total * BLOCK) as u64
+    }
+
+    /// Bytes in use now.
+    pub fn used_bytes(&self) -> u64 {
+        (self.state.lock().used * BLOCK) as u64
+    }
+
+    /// Most bytes that were in use at a time.
+    pub fn used_bytes_most(&self) -> u64 {
+        (self.state.lock().used_most * BLOCK) as u64
+    }
+
+    /// How far beyond [`Self::bytes`] writers may get, in bytes.
+    pub fn slack_bytes(&self) -> u64 {
+        (SLACK_BLOCKS * BLOCK) as u64
+    }
+
+    /// Memory for a reader (read-ahead, cached blocks), rounded up to blocks, if there is some to spare:
+    /// never while somebody waits. What is cached must be given back when a reclaimer asks for it.
+    pub fn try_take(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        let blocks = self.reader_blocks(bytes);
+        let mut state = self.state.lock();
+        let fits = state.idle() && state.readers.is_empty() && self.fits_reader(&state, blocks);
+        fits.then(|| self.room(&mut state, blocks, Holder::Reader))
+    }
+
+    /// Memory for a reader, after all who wait for memory now. At most three quarters of the budget are
+    /// given, whatever was asked for. A reader that holds room while it waits for more may wait for ever:
+    /// take what a request needs in one piece, and let the smallest read of all use [`Self::take_anyway`].
+    pub async fn take(self: &Arc<Self>, bytes: u64) -> Room {
+        let blocks = self.reader_blocks(bytes);
+        let ticket = {
+            let mut state = self.state.lock();
+            if state.idle() && state.readers.is_empty() && self.fits_reader(&state, blocks) {
+                return self.room(&mut state, blocks, Holder::Reader);
+            }
+            let (granted, receiver) = oneshot::channel();
+            state.readers.push_back(Waiter { writer: None, blocks, sendable: false, granted });
+            Ticket { receiver, budget: Arc::clone(self) }
+        };
+        ticket.granted().await.room
+    }
+
+    /// Counts memory that is there already or cannot wait (tables, one minimal read), beyond the budget if need be.
+    pub fn take_anyway(self: &Arc<Self>, bytes: u64) -> Room {
+        self.room(&mut self.state.lock(), blocks_of(bytes), Holder::Other)
+    }
+
+    /// Has `reclaim` called, with the number of bytes wanted, whenever a writer waits: it gives back what is
+    /// cached by dropping [`Room`]s. It runs in a task of its own and must not block.
+    pub fn on_pressure(self: &Arc<Self>, reclaim: impl Fn(u64) + Send + Sync + 'static) -> Reclaimer {
+        let number = {
+            let mut state = self.state.lock();
+            state.reclaimer_last += 1;
+            state.reclaimer_last
+        };
+        self.reclaimers.lock().push((number, Arc::new(reclaim)));
+        Reclaimer { budget: Arc::clone(self), number }
+    }
+
+    /// Blocks for a writer, if nobody has to wait for them.
+    pub(super) fn try_blocks(self: &Arc<Self>, blocks: usize) -> Option<Room> {
+        let mut state = self.state.lock();
+        (state.idle() && state.used + blocks <= self.total)
+            .then(|| self.room(&mut state, blocks, Holder::Writer))
+    }
+
+    /// Room for nothing, for a write that fits into the block already there.
+    pub(super) fn no_room(self: &Arc<Self>) -> Room {
+        Room { budget: Arc::clone(self), blocks: 0, holder: Holder::Writer }
+    }
+
+    /// Queues a writer that holds `held` blocks for `blocks` more ([`WRITE_BLOCKS_MAX`] at most).
+    pub(super) fn wait(self: &Arc<Self>, writer: u64, held: usize, blocks: usize) -> Ticket {
+        debug_assert!(blocks <= WRITE_BLOCKS_MAX);
+        let (granted, receiver) = oneshot::channel();
+        let sendable = held >= SENDABLE_BLOCKS;
+        let waiter = Waiter { writer: Some(writer), blocks, sendable, granted };
+        let mut state = self.state.lock();
+        if held > 0 && !sendable {
+            state.under_way.push_back(waiter)
+        } else {
+            state.fresh.push_back(waiter)
+        }
+        self.serve(&mut state);
+        Ticket { receiver, budget: Arc::clone(self) }
+    }
+
+    /// Whether a writer waits.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
+    }
+
+    /// Whether sending early helps: a writer waits, and upload requests are idle.
+    pub(super) fn wants_parts(&self) -> bool {
+        self.is_pressed() && self.in_transit.load(Ordering::Relaxed) < self.requests_max
+    }
+
+    /// Begins a request that carries blocks. To be dropped after them.
+    pub(super) fn transit(self: &Arc<Self>) -> Transit {
+        self.in_transit.fetch_add(1, Ordering::Relaxed);
+        Transit { budget: Arc::clone(self) }
+    }
+
+    /// Waits until somebody who waits may be helped; then asks readers for what writers lack.
+    pub(super) async fn pressed(&self) {
+        self.pressure.notified().await;
+        let wanted = {
+            let state = self.state.lock();
+            let wanted: usize = state.writers_waiting().map(|waiter| waiter.blocks).sum();
+            (state.used + wanted).saturating_sub(self.total) * BLOCK
+        };
+        let reclaimers: Vec<_> =
+            self.reclaimers.lock().iter().map(|(_, reclaim)| Arc::clone(reclaim)).collect();
+        for reclaim in reclaimers {
+            if wanted > 0 {
+                reclaim(wanted as u64);
+            }
+        }
+    }
+
+    fn reader_blocks(&self, bytes: u64) -> usize {
+        blocks_of(bytes).min(self.total * READER_QUARTERS / 4)
+    }
+
+    fn fits_reader(&self, state: &State, blocks: usize) -> bool {
+        state.used + blocks <= self.total
+            && state.used_by_readers + blocks <= self.total * READER_QUARTERS / 4
+    }
+
+    fn room(self: &Arc<Self>, state: &mut State, blocks: usize, holder: Holder) -> Room {
+        state.used += blocks;
+        state.used_most = state.used_most.max(state.used);
+        if holder == Holder::Reader {
+            state.used_by_readers += blocks;
+        }
+        if holder != Holder::Writer {
+            // Memory from elsewhere: what is kept warm makes way for it.
+            state.free.truncate(self.total.saturating_sub(state.used));
+        }
+        Room { budget: Arc::clone(self), blocks, holder }
+    }
+
+    /// Gives what there is to those who wait, in their order.
+    fn serve(self: &Arc<Self>, state: &mut State) {
+        let fits = |state: &State, waiter: &Waiter| match waiter.writer {
+            Some(_) => state.used + waiter.blocks <= self.total,
+            None => self.fits_reader(state, waiter.blocks),
+        };
+        while let Some(waiter) = state.next_waiter(fits) {
+            let holder = if waiter.writer.is_some() { Holder::Writer } else { Holder::Reader };
+            let room = self.room(state, waiter.blocks, holder);
+            grant(state, waiter.granted, Grant { room, right: None });
+        }
+        if self.in_transit.load(Ordering::Relaxed) == 0 {
+            self.let_the_oldest_grow(state);
+        }
+        let pressed = !state.idle();
+        if self.pressed.swap(pressed, Ordering::Relaxed) != pressed && pressed {
+            self.pressure.notify_one();
+        }
+    }
+
+    fn let_the_oldest_grow(self: &Arc<Self>, state: &mut State) {
+        while let Some((writer, waiter)) = state.oldest_that_may_grow() {
+            let room = self.room(state, waiter.blocks, Holder::Writer);
+            // One who has the right already holds it until its part leaves.
+            let right =
+                state.rights.insert(writer).then(|| Right { budget: Arc::clone(self), writer, void: false });
+            grant(state, waiter.granted, Grant { room, right });
+        }
+    }
+
+    fn give_back(self: &Arc<Self>, blocks: usize, holder: Holder, memory: Option<Vec<u8>>) {
+        let mut state = self.state.lock();
+        state.count_back(blocks, holder);
+        if let Some(memory) = memory
+            && state.used + state.free.len() < self.total
+        {
+            state.free.push(memory);
+        }
+        if !state.is_quiet() {
+            self.serve(&mut state);
+        }
+    }
+}
+
+impl State {
+    fn writers_waiting(&self) -> impl Iterator<Item = &Waiter> {
+        self.under_way.iter().chain(&self.fresh)
+    }
+
+    /// Whether no writer waits.
+    fn idle(&self) -> bool {
+        self.under_way.is_empty() && self.fresh.is_empty()
+    }
+
+    /// Whether nobody waits at all.
+    fn is_quiet(&self) -> bool {
+        self.idle() && self.readers.is_empty()
+    }
+
+    /// Takes out the one whose turn it is, if `fits` lets it; those who have left are skipped.
+    fn next_waiter(&mut self, fits: impl Fn(&Self, &Waiter) -> bool) -> Option<Waiter> {
+        for queue in [&mut self.under_way, &mut self.fresh, &mut self.readers] {
+            while queue.front().is_some_and(|waiter| waiter.granted.is_closed()) {
+                queue.pop_front();
+            }
+        }
+        let first = self.under_way.front().or(self.fresh.front()).or(self.readers.front())?;
+        if !fits(self, first) {
+            return None;
+        }
+        self.under_way.pop_front().or_else(|| self.fresh.pop_front()).or_else(|| self.readers.pop_front())
+    }
+
+    /// Takes out the oldest writer that waits with too little to be sent, if it has the right to grow or
+    /// may be given it.
+    fn oldest_that_may_grow(&mut self) -> Option<(u64, Waiter)> {
+        let full = self.rights.len() >= RIGHTS_MAX;
+        let oldest = self
+            .writers_waiting()
+            .filter(|waiter| !waiter.sendable && !waiter.granted.is_closed())
+            .filter_map(|waiter| waiter.writer)
+            .filter(|writer| !full || self.rights.contains(writer))
+            .min()?;
+        for queue in [&mut self.under_way, &mut self.fresh] {
+            if let Some(place) = queue.iter().position(|waiter| waiter.writer == Some(oldest)) {
+                return queue.remove(place).map(|waiter| (oldest, waiter));
+            }
+        }
+        None
+    }
+
+    fn count_back(&mut self, blocks: usize, holder: Holder) {
+        self.used -= blocks;
+        if holder == Holder::Reader {
+            self.used_by_readers -= blocks;
+        }
+    }
+}
+
+/// Hands over what was granted. Where the waiter has left meanwhile it is undone by hand: dropping it would
+/// take the lock that is held here.
+fn grant(state: &mut State, granted: oneshot::Sender<Grant>, grant: Grant) {
+    if let Err(mut grant) = granted.send(grant) {
+        state.count_back(std::mem::take(&mut grant.room.blocks), grant.room.holder);
+        if let Some(mut right) = grant.right.take() {
+            state.rights.remove(&right.writer);
+            right.void = true;
+        }
+    }
+}
+
+impl Ticket {
+    /// Waits for one's turn.
+    pub(super) async fn granted(mut self) -> Grant {
+        (&mut self.receiver).await.expect("a waiter leaves the queue by a grant, or with its ticket")
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.receiver.close();
+        // Those behind it move up.
+        self.budget.serve(&mut self.budget.state.lock());
+    }
+}
+
+impl Room {
+    /// Bytes set aside.
+    pub fn bytes(&self) -> u64 {
+        (self.blocks * BLOCK) as u64
+    }
+
+    /// Blocks set aside.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Gives back all but `bytes`, rounded up to blocks.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let keep = blocks_of(bytes).min(self.blocks);
+        let surplus = self.blocks - keep;
+        self.blocks = keep;
+        if surplus > 0 {
+            self.budget.give_back(surplus, self.holder, None);
+        }
+    }
+
+    /// Adds `other` to this room, of the same kind and budget.
+    pub(super) fn join(&mut self, mut other: Self) {
+        debug_assert!(self.holder == other.holder && Arc::ptr_eq(&self.budget, &other.budget));
+        self.blocks += std::mem::take(&mut other.blocks);
+    }
+
+    /// Turns one of the blocks set aside into memory.
+    pub(super) fn block(&mut self) -> Option<Block> {
+        self.blocks = self.blocks.checked_sub(1)?;
+        let recycled = self.budget.state.lock().free.pop();
+        let bytes = recycled.unwrap_or_else(|| Vec::with_capacity(BLOCK));
+        Some(Block { bytes, budget: Arc::clone(&self.budget) })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.blocks > 0 {
+            self.budget.give_back(self.blocks, self.holder, None);
+        }
+    }
+}
+
+impl Block {
+    /// Bytes that still fit.
+    pub(super) fn room(&self) -> usize {
+        BLOCK - self.bytes.len()
+    }
+
+    /// Copies `bytes`, which must fit, behind those already there.
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= self.room());
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let mut memory = std::mem::take(&mut self.bytes);
+        memory.clear();
+        self.budget.give_back(1, Holder::Writer, Some(memory));
+    }
+}
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        if self.void {
+            return;
+        }
+        let mut state = self.budget.state.lock();
+        state.rights.remove(&self.writer);
+        self.budget.serve(&mut state);
+    }
+}
+
+impl Drop for Transit {
+    fn drop(&mut self) {
+        let budget = &self.budget;
+        let left = budget.in_transit.fetch_sub(1, Ordering::Relaxed) - 1;
+        if budget.is_pressed() {
+            if left == 0 {
+                budget.serve(&mut budget.state.lock());
+            }
+            budget.pressure.notify_one();
+        }
+    }
+}
+
+impl Drop for Reclaimer {
+    fn drop(&mut self) {
+        self.budget.reclaimers.lock().retain(|(number, _)| *number != self.number);
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        f.debug_struct("Budget")
+            .field("blocks", &self.total)
+            .field("used", &state.used)
+            .field("free", &state.free.len())
+            .field("waiting", &state.writers_waiting().count())
+            .field("rights", &state.rights.len())
+            .field("in_transit", &self.in_transit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block").field("bytes", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
+fn blocks_of(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(BLOCK_BYTES)).unwrap_or(usize::MAX / BLOCK)
+}

@@ -18,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+pub use budget::{Budget, Reclaimer, Room};
 pub use error::{VfsError, VfsResult};
 pub use keys::{Doubt, KeyLock, Keys};
 pub use write::{Published, Tried, WriteHandle, Writers};

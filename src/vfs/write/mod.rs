@@ -1,22 +1,48 @@
 //! An object being written: performs what the state machine decides.
+//!
+//! ```text
+//! try_write, write ─> PartBuffer ──full──> send_part task ──> COS     (upload.rs)
+//!                        │                     │ answers
+//!                        │                     v
+//!                     PartPlan            WriteState: decides         (state.rs)
+//! ```
+//!
+//! A [`WriteHandle`] takes bytes in order and holds nothing but the part that fills and the parts on their
+//! way. Requests are tasks on the mount's runtime; they hold what the handle shares, never the handle: when
+//! the last handle goes without a publication, what was sent is aborted in the background.
+//!
+//! A handle may make several objects, one after the other: truncation to nothing begins the next *version*,
+//! and answers to requests of an earlier one no longer count.
+//!
+//! Lock order: a key's turn, then `Shared::core` (a leaf but for the budget's and the runtime's own locks);
+//! wakes are called without locks.
 
-use std::{sync::Arc, time::SystemTime};
+mod part;
+mod settle;
+mod state;
+mod upload;
+mod writers;
+
+use std::{fmt, pin::pin, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot, watch};
 
-use super::{Keys, VfsError, VfsResult};
-use crate::{
-    config::Limits,
-    cos::{Crc64, ETag, Key, NewObject, ObjectStore},
+use super::{
+    Keys, VfsError, VfsResult,
+    budget::{BLOCK, Grant, Right, Room, SENDABLE_BLOCKS, Ticket, WRITE_BLOCKS_MAX},
 };
-
-/// What all writers of all mounts share: memory budget, upload permits, limits.
-#[derive(Debug)]
-pub struct Writers;
+use crate::cos::{Crc64, ETag, Key, NewObject, ObjectStore, PART_BYTES_MIN};
+use part::{PartBuffer, PartPlan};
+use state::WriteState;
+use upload::Body;
+pub use writers::Writers;
 
 /// One object being written, from the first byte to its publication. Knows no inode, no name, no policy.
-#[derive(Debug)]
-pub struct WriteHandle;
+pub struct WriteHandle {
+    shared: Arc<Shared>,
+}
 
 /// What became of a write that must not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,69 +66,167 @@ pub struct Published {
     pub as_asked: bool,
 }
 
-impl Writers {
-    /// The writers of all mounts, whose requests are sent by tasks on `runtime`.
-    pub fn new(_limits: &Limits, _runtime: tokio::runtime::Handle) -> Arc<Self> {
-        todo!()
-    }
+/// What a handle and the tasks of its requests share.
+struct Shared {
+    writers: Arc<Writers>,
+    store: Arc<dyn ObjectStore>,
+    keys: Arc<Keys>,
+    key: Key,
+    /// Lower is older.
+    age: u64,
+    core: Mutex<Core>,
+    /// Told at each change of state.
+    changed: Notify,
+    /// Requests without which it cannot be said that nothing is left behind.
+    loose_ends: watch::Sender<usize>,
+}
+
+/// What changes.
+struct Core {
+    state: WriteState<Body>,
+    plan: PartPlan,
+    part: PartBuffer,
+    /// Bytes accepted.
+    bytes: u64,
+    dirty: bool,
+    /// The last part is cut: nothing can follow.
+    ended: bool,
+    /// The name leads elsewhere now.
+    orphaned: bool,
+    /// What publish gives the object, and what Initiate has given it.
+    new: NewObject,
+    begun_as: Option<NewObject>,
+    /// Counts truncations.
+    version: u64,
+    /// Dropped to end all requests of this version.
+    going_on: watch::Sender<()>,
+    /// Bytes cut and not yet answered.
+    sending_bytes: u64,
+    memory: Memory,
+    /// Bytes of the write that was refused last.
+    refused_bytes: usize,
+    wakes: Vec<Wake>,
+}
+
+/// Told once that a write may be tried again.
+type Wake = Box<dyn FnOnce() + Send>;
+
+/// What the budget has given beside the blocks of the part.
+#[derive(Default)]
+struct Memory {
+    /// Granted after a wait, and not yet written to.
+    room: Option<Room>,
+    right: Option<Right>,
+    /// In the queue.
+    waiting: bool,
+    grants: u64,
 }
 
 impl WriteHandle {
     /// Begins to write `key`. Nothing is sent before bytes fill a part, or before publish.
-    pub fn begin(
-        _writers: Arc<Writers>,
-        _store: Arc<dyn ObjectStore>,
-        _keys: Arc<Keys>,
-        _key: Key,
-    ) -> Arc<Self> {
-        todo!()
+    pub fn begin(writers: Arc<Writers>, store: Arc<dyn ObjectStore>, keys: Arc<Keys>, key: Key) -> Arc<Self> {
+        let age = writers.next_age();
+        let core = Core {
+            state: WriteState::Filling,
+            plan: PartPlan::new(&writers.limits),
+            part: PartBuffer::new(),
+            bytes: 0,
+            dirty: false,
+            ended: false,
+            orphaned: false,
+            new: NewObject::default(),
+            begun_as: None,
+            version: 0,
+            going_on: watch::channel(()).0,
+            sending_bytes: 0,
+            memory: Memory::default(),
+            refused_bytes: 0,
+            wakes: Vec::new(),
+        };
+        let shared = Arc::new(Shared {
+            writers,
+            store,
+            keys,
+            key,
+            age,
+            core: Mutex::new(core),
+            changed: Notify::new(),
+            loose_ends: watch::channel(0).0,
+        });
+        shared.writers.register(age, Arc::downgrade(&shared));
+        Arc::new(Self { shared })
     }
 
     /// What the object is given when it is made, as far as it is known before publish: an upload in parts is
-    /// given its content type and metadata when it begins, and cannot be given others later.
-    pub fn set_new_object(&self, _new: NewObject) {
-        todo!()
+    /// given its content type and metadata when it begins, and cannot be given others later
+    /// ([`Published::as_asked`] tells). Call it before the first bytes, and whenever it changes.
+    pub fn set_new_object(&self, new: NewObject) {
+        self.shared.core.lock().new = new;
     }
 
-    /// Takes `data` at `offset` if that needs no waiting. Called in the FUSE loop: never blocks.
+    /// Takes `data` (1 MiB at most) at `offset` if that needs no waiting. Called in the FUSE loop: never blocks.
     ///
     /// # Errors
-    /// `NotSupported` for an offset that is not the end of what was written, `TooLarge`, or the error
-    /// that an earlier request left on the handle.
-    pub fn try_write(&self, _offset: u64, _data: &[u8]) -> VfsResult<Tried> {
-        todo!()
+    /// `NotSupported` for an offset that is not the end of what was written, and once a publication has
+    /// begun (only [`Self::truncate_to_zero`] leads on from there, unless what was published is empty);
+    /// `TooLarge`; `BadHandle` after [`Self::discard`]; or the error that an earlier request left on the handle.
+    pub fn try_write(&self, offset: u64, data: &[u8]) -> VfsResult<Tried> {
+        self.shared.take(&mut self.shared.core.lock(), offset, data)
     }
 
-    /// Takes `data` at `offset`, waiting for memory where there is none.
+    /// Takes `data` at `offset`, waiting for memory where there is none. An error may come after some MiB of
+    /// it were taken; [`Self::bytes`] tells.
     ///
     /// # Errors
     /// As [`Self::try_write`].
-    pub async fn write(&self, _offset: u64, _data: Bytes) -> VfsResult<()> {
-        todo!()
+    pub async fn write(&self, offset: u64, data: Bytes) -> VfsResult<()> {
+        let mut at = offset;
+        for piece in data.chunks(PIECE_BYTES) {
+            while self.try_write(at, piece)? == Tried::Full {
+                let (wake, woken) = oneshot::channel();
+                if self.wake_on_room(Box::new(move || wake.send(()).unwrap_or(()))) {
+                    // An error is a wake that was dropped with the handle's last word.
+                    drop(woken.await);
+                }
+            }
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
     /// Calls `wake` once, as soon as a write that was [`Tried::Full`] may be tried again, or has failed.
-    /// Returns false, without keeping `wake`, where that is the case already.
-    pub fn wake_on_room(&self, _wake: Box<dyn FnOnce() + Send>) -> bool {
-        todo!()
+    /// Returns false, without keeping `wake`, where that is the case already. The room that a wake tells of is
+    /// kept for this handle for two seconds.
+    pub fn wake_on_room(&self, wake: Wake) -> bool {
+        self.shared.wake_on_room(wake)
     }
 
     /// Bytes accepted so far.
     pub fn bytes(&self) -> u64 {
-        todo!()
+        self.shared.core.lock().bytes
     }
 
     /// Whether bytes were written since the beginning, the last truncation or the last publication.
     pub fn is_dirty(&self) -> bool {
-        todo!()
+        self.shared.core.lock().dirty
     }
 
-    /// Throws away what was written; the next publish makes what is written from now on.
+    /// Throws away what was written; the next publish makes what is written from now on. What was sent is
+    /// aborted in the background; what was published stays until the next publish.
     ///
     /// # Errors
-    /// The error that an earlier request left on the handle.
+    /// The error that an earlier request left on the handle; `Busy` while a publication is under way;
+    /// `BadHandle` after [`Self::discard`].
     pub fn truncate_to_zero(&self) -> VfsResult<()> {
-        todo!()
+        let mut core = self.shared.core.lock();
+        if core.state.is_publishing() {
+            return Err(VfsError::Busy { name: self.shared.key.to_string() });
+        }
+        if let Some(Err(error)) = core.state.answer() {
+            return Err(error);
+        }
+        self.shared.begin_anew(&mut core);
+        Ok(())
     }
 
     /// No more bytes will come: sends all that can be sent without publishing, and waits for it.
@@ -110,31 +234,281 @@ impl WriteHandle {
     /// # Errors
     /// What the store answered; it stays on the handle.
     pub async fn prepare(&self) -> VfsResult<()> {
-        todo!()
+        self.shared.end().await
     }
 
     /// Makes the object visible, whole and checked; the older one stays as it was until then. A second
-    /// call without writes in between gives the first one's answer again, success or error.
+    /// call without writes in between gives the first one's answer again, success or error. Publications of
+    /// one key take turns. It runs in a task of its own, and to its end even where the caller goes away.
     ///
     /// # Errors
     /// What the store answered, `ReplacedMeanwhile` after [`Self::orphan`]; it stays on the handle.
-    pub async fn publish(&self, _new: NewObject) -> VfsResult<Published> {
-        todo!()
+    pub async fn publish(&self, new: NewObject) -> VfsResult<Published> {
+        let shared = Arc::clone(&self.shared);
+        // The task is lost only with the runtime: then nobody may be told that anything was published.
+        self.shared.writers.runtime.spawn(shared.publish(new)).await.unwrap_or(Err(VfsError::Stopping))
     }
 
     /// The name was unlinked, or replaced by a rename: nothing of this handle may become visible any more.
+    /// Writes fail from now on. Where a publication is under way, what it makes is deleted again, if a HEAD
+    /// shows that it is still ours; between that HEAD and the DELETE another writer's object could be hit, so
+    /// a rename onto the name takes [`Keys::lock`] first, and an unlink deletes after this call.
     pub fn orphan(&self) {
-        todo!()
+        let mut core = self.shared.core.lock();
+        core.orphaned = true;
+        self.shared.hopeless(&mut core, self.shared.replaced());
     }
 
-    /// Gives up: aborts the upload, leaves nothing visible, frees the memory. Idempotent; keeps trying in
-    /// the background where the store is down.
-    pub async fn discard(&self, _why: &'static str) {
-        todo!()
+    /// Gives up: aborts the upload, leaves nothing visible, frees the memory. Idempotent; waits some seconds,
+    /// and keeps trying in the background where the store is down. A publication under way is not taken back:
+    /// its end is waited for.
+    pub async fn discard(&self, why: &'static str) {
+        self.shared.give_up(why);
+        drop(tokio::time::timeout(DISCARD_WAITS, self.shared.at_rest()).await);
     }
 
     /// The error that a failed request has left.
     pub fn failure(&self) -> Option<VfsError> {
-        todo!()
+        self.shared.core.lock().failure()
     }
 }
+
+impl Drop for WriteHandle {
+    fn drop(&mut self) {
+        self.shared.writers.deregister(self.shared.age);
+        self.shared.give_up("its handle is gone");
+    }
+}
+
+impl Core {
+    fn failure(&self) -> Option<VfsError> {
+        self.state.answer().and_then(Result::err)
+    }
+
+    /// Blocks that a write of `bytes` needs beside what the handle has.
+    fn blocks_needed(&self, bytes: usize) -> usize {
+        let used = usize::try_from(self.part.bytes() % BLOCK as u64).unwrap_or(0);
+        let in_last = if used == 0 { 0 } else { BLOCK - used };
+        bytes.saturating_sub(in_last).div_ceil(BLOCK)
+    }
+
+    /// Lets go of all memory and of all requests.
+    fn let_go(&mut self) {
+        self.part = PartBuffer::new();
+        self.memory.room = None;
+        self.memory.right = None;
+        self.going_on = watch::channel(()).0;
+        self.sending_bytes = 0;
+    }
+}
+
+impl Shared {
+    /// Takes all of `data`, or nothing.
+    fn take(self: &Arc<Self>, core: &mut Core, offset: u64, data: &[u8]) -> VfsResult<Tried> {
+        self.check(core, offset, data.len())?;
+        let held = core.sending_bytes + core.part.bytes();
+        let may_hold = self.writers.writer_bytes_max(core.plan.next_bytes());
+        if core.sending_bytes > 0 && held + data.len() as u64 > may_hold {
+            core.refused_bytes = data.len();
+            return Ok(Tried::Full);
+        }
+        let Some(room) = self.room(core, core.blocks_needed(data.len())) else {
+            core.refused_bytes = data.len();
+            return Ok(Tried::Full);
+        };
+        core.refused_bytes = 0;
+        self.fill(core, data, room)?;
+        Ok(Tried::Taken)
+    }
+
+    fn check(self: &Arc<Self>, core: &mut Core, offset: u64, bytes: usize) -> VfsResult<()> {
+        if let WriteState::Published(published) = &core.state
+            && published.bytes == 0
+            && !core.orphaned
+        {
+            // Behind nothing, everything is new.
+            self.begin_anew(core);
+        }
+        if let Some(error) = core.failure() {
+            return Err(error);
+        }
+        if core.ended || core.state.is_publishing() || core.state.answer().is_some() {
+            return Err(VfsError::NotSupported { what: "writing on behind a publication" });
+        }
+        if offset != core.bytes {
+            return Err(VfsError::NotSupported { what: "writing elsewhere than at the end" });
+        }
+        let bytes_max = self.writers.limits.single_file_bytes_max;
+        let has_number = core.plan.next().is_some() || bytes == 0;
+        if core.bytes + bytes as u64 > bytes_max || !has_number {
+            let error = VfsError::TooLarge { name: self.key.to_string(), bytes_max };
+            self.hopeless(core, error.clone());
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Room for `blocks`, from what was granted and from what is free; `None` where one has to wait.
+    fn room(&self, core: &mut Core, blocks: usize) -> Option<Option<Room>> {
+        let have = core.memory.room.as_ref().map_or(0, Room::blocks);
+        if have < blocks {
+            let more = self.writers.budget.try_blocks(blocks - have)?;
+            match &mut core.memory.room {
+                Some(room) => room.join(more),
+                None => core.memory.room = Some(more),
+            }
+        }
+        Some(core.memory.room.take())
+    }
+
+    fn fill(self: &Arc<Self>, core: &mut Core, mut data: &[u8], room: Option<Room>) -> VfsResult<()> {
+        let mut room = room.unwrap_or_else(|| self.writers.budget.no_room());
+        core.dirty |= !data.is_empty();
+        while !data.is_empty() {
+            let free = core.plan.next_bytes() - core.part.bytes();
+            let length = usize::try_from(free).unwrap_or(usize::MAX).min(data.len());
+            let taken = core.part.fill(&data[..length], &mut room);
+            debug_assert_eq!(taken, length, "room was counted before");
+            core.bytes += taken as u64;
+            data = &data[taken..];
+            if core.part.bytes() == core.plan.next_bytes() {
+                self.cut(core);
+                // The last number is gone, and more is to come.
+                if !data.is_empty() && core.plan.next().is_none() {
+                    self.check(core, core.bytes, data.len())?;
+                }
+            }
+        }
+        if self.writers.budget.wants_parts() {
+            self.cut_early(core);
+        }
+        Ok(())
+    }
+
+    /// Sends what fills now if it can stand as a part.
+    fn cut_early(self: &Arc<Self>, core: &mut Core) {
+        let bytes = core.part.bytes();
+        if bytes >= PART_BYTES_MIN && core.plan.may_leave_early(bytes) {
+            self.cut(core);
+        }
+    }
+
+    fn filling_bytes(&self) -> u64 {
+        self.core.lock().part.bytes()
+    }
+
+    fn leave_early(self: &Arc<Self>) {
+        let mut core = self.core.lock();
+        if !core.state.is_publishing() && !core.ended {
+            self.cut_early(&mut core);
+        }
+    }
+
+    fn wake_on_room(self: &Arc<Self>, wake: Wake) -> bool {
+        let mut core = self.core.lock();
+        if core.state.answer().is_some() || core.ended || core.state.is_publishing() {
+            return false;
+        }
+        let wanted = core.refused_bytes;
+        let held = core.sending_bytes + core.part.bytes();
+        if core.sending_bytes > 0
+            && held + wanted as u64 > self.writers.writer_bytes_max(core.plan.next_bytes())
+        {
+            core.wakes.push(wake);
+            return true;
+        }
+        if core.memory.waiting {
+            core.wakes.push(wake);
+            return true;
+        }
+        let blocks = core.blocks_needed(wanted).min(WRITE_BLOCKS_MAX);
+        let missing = blocks.saturating_sub(core.memory.room.as_ref().map_or(0, Room::blocks));
+        if missing == 0 || self.writers.budget.try_blocks(missing).is_some() {
+            return false;
+        }
+        let ticket = self.writers.budget.wait(self.age, core.part.blocks(), missing);
+        core.memory.waiting = true;
+        core.wakes.push(wake);
+        let going_on = core.going_on.subscribe();
+        let version = core.version;
+        self.writers.runtime.spawn(Arc::clone(self).wait_in_queue(ticket, version, going_on));
+        true
+    }
+
+    /// Stands in the queue for memory; keeps what is granted for a while.
+    async fn wait_in_queue(self: Arc<Self>, ticket: Ticket, version: u64, mut going_on: watch::Receiver<()>) {
+        let grant = tokio::select! {
+            grant = ticket.granted() => Some(grant),
+            // Never told anything: an error is the end of this version.
+            _ = going_on.changed() => None,
+        };
+        let (wakes, grants) = {
+            let mut core = self.core.lock();
+            if core.version != version {
+                return;
+            }
+            core.memory.waiting = false;
+            if let Some(Grant { room, right }) = grant
+                && core.state.answer().is_none()
+            {
+                core.memory.grants += 1;
+                core.memory.right = right.or(core.memory.right.take());
+                match &mut core.memory.room {
+                    Some(kept) => kept.join(room),
+                    None => core.memory.room = Some(room),
+                }
+            }
+            (std::mem::take(&mut core.wakes), core.memory.grants)
+        };
+        for wake in wakes {
+            wake();
+        }
+        let shared = Arc::downgrade(&self);
+        drop(self);
+        tokio::time::sleep(GRANT_KEPT).await;
+        if let Some(shared) = shared.upgrade() {
+            let mut core = shared.core.lock();
+            // Whoever was woken has not come; others may have it.
+            if core.version == version && core.memory.grants == grants {
+                core.memory.room = None;
+            }
+        }
+    }
+
+    /// Waits for changes of state until `look` has found what it looks for.
+    async fn until<T>(&self, look: impl Fn(&Core) -> Option<T>) -> T {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if let Some(found) = look(&self.core.lock()) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    /// What a name that leads elsewhere now means to its writer.
+    fn replaced(&self) -> VfsError {
+        VfsError::ReplacedMeanwhile { name: self.key.to_string() }
+    }
+}
+
+impl fmt::Debug for WriteHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let core = self.shared.core.lock();
+        f.debug_struct("WriteHandle")
+            .field("key", &self.shared.key)
+            .field("bytes", &core.bytes)
+            .field("sending_bytes", &core.sending_bytes)
+            .field("state", &core.state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`WriteHandle::write`] takes at a time: the largest write of the kernel.
+const PIECE_BYTES: usize = SENDABLE_BLOCKS * BLOCK;
+/// How long memory that was granted is kept for a writer that does not come.
+const GRANT_KEPT: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long a discard waits for COS before it leaves the rest to the background.
+const DISCARD_WAITS: std::time::Duration = std::time::Duration::from_secs(10);

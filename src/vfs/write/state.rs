@@ -1,0 +1,328 @@
+//! Decides what an object being written does next. No I/O, no clock, no memory of its own.
+//!
+//! ```text
+//! Filling ──cut──> Initiating ──answer──> Uploading ──publish, all parts there──> Completing ─┐
+//!    └───────────publish──────────> Putting ─────────────────────────────────────────────────┤
+//!                                                                                             v
+//! any of them but the last two ──discard──> Discarded          Failed <──no──┴──yes──> Published
+//! ```
+//!
+//! An event goes in, the next state and one [`Effect`] come out; `upload.rs` performs the effect and feeds
+//! its outcome back. `B` is the body of a part on its way; nothing here looks into it. Two rules hold in
+//! every state: an upload ID that COS has given leaves by Complete or by Abort, and nothing but `Putting`
+//! and `Completing` can make something visible.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+use super::Published;
+use crate::{
+    cos::{CosError, Crc64, Expected, Operation, PartNumber, PartStored, Reason, UploadId},
+    vfs::VfsError,
+};
+
+/// Where an object being written stands.
+#[derive(Debug)]
+pub(super) enum WriteState<B> {
+    /// Nothing has left yet; a small file goes up as one PUT.
+    Filling,
+    /// COS has been asked for an upload ID; parts cut meanwhile wait for it.
+    Initiating { waiting: Vec<(PartNumber, B)>, parts: Parts },
+    /// COS has given an upload ID; full parts are on their way.
+    Uploading { upload: UploadId, parts: Parts },
+    /// The PUT of a small file is on its way.
+    Putting,
+    /// All parts are there; Complete is on its way.
+    Completing { upload: UploadId },
+    /// The object is visible.
+    Published(Published),
+    /// A request failed. The answer is kept, so that a second close cannot look like success.
+    Failed { cause: VfsError },
+    /// Given up; nothing of it is visible.
+    Discarded,
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect<B> {
+    Nothing,
+    /// InitiateMultipartUpload; its answer is [`WriteState::on_initiated`].
+    Initiate,
+    /// UploadPart of each; the answers are [`WriteState::on_part`].
+    Send {
+        upload: UploadId,
+        bodies: Vec<(PartNumber, B)>,
+    },
+    /// AbortMultipartUpload, until it has happened.
+    Abort {
+        upload: UploadId,
+    },
+    /// PutObject of all that was written; its answer is [`WriteState::on_published`].
+    Put,
+    /// CompleteMultipartUpload; its answer is [`WriteState::on_published`].
+    Complete {
+        upload: UploadId,
+        parts: Vec<PartStored>,
+        expected: Expected,
+    },
+}
+
+/// The parts of an upload: what was cut, and what COS has.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// In order; the number is the place.
+    cut: Vec<CutPart>,
+    /// Parts cut and not yet answered.
+    missing: usize,
+    bytes: u64,
+    crc64: Crc64,
+}
+
+#[derive(Debug)]
+struct CutPart {
+    bytes: u64,
+    crc64: Crc64,
+    stored: Option<PartStored>,
+}
+
+impl<B> WriteState<B> {
+    /// A part is full, or leaves early, or is the last one. To be called in `Filling`, `Initiating` and
+    /// `Uploading` alone, with ascending numbers from 1; in any other state the body is dropped.
+    pub(super) fn on_cut(self, number: PartNumber, bytes: u64, crc64: Crc64, body: B) -> (Self, Effect<B>) {
+        match self {
+            Self::Filling => {
+                let mut parts = Parts { cut: Vec::new(), missing: 0, bytes: 0, crc64: Crc64::EMPTY };
+                parts.add(bytes, crc64);
+                (Self::Initiating { waiting: vec![(number, body)], parts }, Effect::Initiate)
+            }
+            Self::Initiating { mut waiting, mut parts } => {
+                parts.add(bytes, crc64);
+                waiting.push((number, body));
+                (Self::Initiating { waiting, parts }, Effect::Nothing)
+            }
+            Self::Uploading { upload, mut parts } => {
+                parts.add(bytes, crc64);
+                let bodies = vec![(number, body)];
+                (Self::Uploading { upload: upload.clone(), parts }, Effect::Send { upload, bodies })
+            }
+            Self::Putting
+            | Self::Completing { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => (self, Effect::Nothing),
+        }
+    }
+
+    /// COS has answered Initiate.
+    pub(super) fn on_initiated(self, answer: Result<UploadId, VfsError>) -> (Self, Effect<B>) {
+        match (self, answer) {
+            (Self::Initiating { waiting, parts }, Ok(upload)) => {
+                (Self::Uploading { upload: upload.clone(), parts }, Effect::Send { upload, bodies: waiting })
+            }
+            (Self::Initiating { .. }, Err(cause)) => (Self::Failed { cause }, Effect::Nothing),
+            // Given up meanwhile: the upload must not stay open.
+            (
+                state @ (Self::Filling
+                | Self::Uploading { .. }
+                | Self::Putting
+                | Self::Completing { .. }
+                | Self::Published(_)
+                | Self::Failed { .. }
+                | Self::Discarded),
+                Ok(upload),
+            ) => (state, Effect::Abort { upload }),
+            (
+                state @ (Self::Filling
+                | Self::Uploading { .. }
+                | Self::Putting
+                | Self::Completing { .. }
+                | Self::Published(_)
+                | Self::Failed { .. }
+                | Self::Discarded),
+                Err(_),
+            ) => (state, Effect::Nothing),
+        }
+    }
+
+    /// COS has answered for one part.
+    pub(super) fn on_part(
+        self,
+        number: PartNumber,
+        answer: Result<PartStored, VfsError>,
+    ) -> (Self, Effect<B>) {
+        match self {
+            Self::Uploading { upload, mut parts } => {
+                match answer.and_then(|stored| parts.stored(number, stored)) {
+                    Ok(()) => (Self::Uploading { upload, parts }, Effect::Nothing),
+                    // At once, so that the writer hears of it at its next write and not at the end.
+                    Err(cause) => (Self::Failed { cause }, Effect::Abort { upload }),
+                }
+            }
+            // An answer that nobody waits for any more.
+            Self::Filling
+            | Self::Initiating { .. }
+            | Self::Putting
+            | Self::Completing { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => (self, Effect::Nothing),
+        }
+    }
+
+    /// The object is to become visible, and it is this key's turn. What was written has been cut and has
+    /// arrived ([`Self::has_arrived`]), unless it is small enough for one PUT.
+    pub(super) fn on_publish(self) -> (Self, Effect<B>) {
+        match self {
+            Self::Filling => (Self::Putting, Effect::Put),
+            Self::Uploading { upload, parts } if parts.missing == 0 => {
+                let expected = Expected { bytes: parts.bytes, crc64: parts.crc64 };
+                let parts = parts.cut.into_iter().filter_map(|part| part.stored).collect();
+                (Self::Completing { upload: upload.clone() }, Effect::Complete { upload, parts, expected })
+            }
+            Self::Initiating { .. }
+            | Self::Uploading { .. }
+            | Self::Putting
+            | Self::Completing { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => (self, Effect::Nothing),
+        }
+    }
+
+    /// What became of PUT or Complete, once it is beyond doubt. `still_open`: a Complete that failed has
+    /// left the upload open.
+    pub(super) fn on_published(
+        self,
+        outcome: Result<Published, VfsError>,
+        still_open: bool,
+    ) -> (Self, Effect<B>) {
+        match (self, outcome) {
+            (Self::Putting | Self::Completing { .. }, Ok(published)) => {
+                (Self::Published(published), Effect::Nothing)
+            }
+            (Self::Putting, Err(cause)) => (Self::Failed { cause }, Effect::Nothing),
+            (Self::Completing { upload }, Err(cause)) => {
+                let effect = if still_open { Effect::Abort { upload } } else { Effect::Nothing };
+                (Self::Failed { cause }, effect)
+            }
+            (
+                state @ (Self::Filling
+                | Self::Initiating { .. }
+                | Self::Uploading { .. }
+                | Self::Published(_)
+                | Self::Failed { .. }
+                | Self::Discarded),
+                Ok(_) | Err(_),
+            ) => (state, Effect::Nothing),
+        }
+    }
+
+    /// Given up. A publication under way is not taken back: nobody could say what became of it.
+    pub(super) fn on_discard(self) -> (Self, Effect<B>) {
+        match self {
+            Self::Uploading { upload, .. } => (Self::Discarded, Effect::Abort { upload }),
+            // Initiate answers later, and is then aborted.
+            Self::Filling | Self::Initiating { .. } => (Self::Discarded, Effect::Nothing),
+            Self::Putting
+            | Self::Completing { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => (self, Effect::Nothing),
+        }
+    }
+
+    /// It cannot become an object any more, for a reason that no request told. A failure that is there
+    /// already stays, and so does a publication that is made or under way.
+    pub(super) fn on_hopeless(self, cause: VfsError) -> (Self, Effect<B>) {
+        match self {
+            Self::Uploading { upload, .. } => (Self::Failed { cause }, Effect::Abort { upload }),
+            Self::Filling | Self::Initiating { .. } => (Self::Failed { cause }, Effect::Nothing),
+            Self::Putting
+            | Self::Completing { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => (self, Effect::Nothing),
+        }
+    }
+
+    /// Whether COS has all that was cut, or never will.
+    pub(super) fn has_arrived(&self) -> bool {
+        match self {
+            Self::Initiating { .. } => false,
+            Self::Uploading { parts, .. } => parts.missing == 0,
+            Self::Filling
+            | Self::Putting
+            | Self::Completing { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => true,
+        }
+    }
+
+    /// Whether an upload in parts has begun.
+    pub(super) fn is_in_parts(&self) -> bool {
+        match self {
+            Self::Initiating { .. } | Self::Uploading { .. } | Self::Completing { .. } => true,
+            Self::Filling | Self::Putting | Self::Published(_) | Self::Failed { .. } | Self::Discarded => {
+                false
+            }
+        }
+    }
+
+    /// Whether a publication is under way.
+    pub(super) fn is_publishing(&self) -> bool {
+        match self {
+            Self::Putting | Self::Completing { .. } => true,
+            Self::Filling
+            | Self::Initiating { .. }
+            | Self::Uploading { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => false,
+        }
+    }
+
+    /// The last word to a publish, if it has been spoken.
+    pub(super) fn answer(&self) -> Option<Result<Published, VfsError>> {
+        match self {
+            Self::Published(published) => Some(Ok(published.clone())),
+            Self::Failed { cause } => Some(Err(cause.clone())),
+            Self::Discarded => Some(Err(VfsError::BadHandle)),
+            Self::Filling
+            | Self::Initiating { .. }
+            | Self::Uploading { .. }
+            | Self::Putting
+            | Self::Completing { .. } => None,
+        }
+    }
+}
+
+impl Parts {
+    fn add(&mut self, bytes: u64, crc64: Crc64) {
+        self.crc64 = self.crc64.followed_by(crc64, bytes);
+        self.bytes += bytes;
+        self.missing += 1;
+        self.cut.push(CutPart { bytes, crc64, stored: None });
+    }
+
+    /// Notes what COS says it has of a part, if that is what was sent.
+    fn stored(&mut self, number: PartNumber, stored: PartStored) -> Result<(), VfsError> {
+        let corrupt = |why: &str| {
+            let error = CosError::new(Operation::UploadPart.name(), Reason::Corrupt);
+            VfsError::Store {
+                cause: std::sync::Arc::new(error.because(format!("part {}: {why}", number.get()))),
+            }
+        };
+        let place = usize::from(number.get() - 1);
+        let part = self.cut.get_mut(place).ok_or_else(|| corrupt("was never sent"))?;
+        if stored.number != number || stored.bytes != part.bytes {
+            return Err(corrupt("COS has another number or size"));
+        }
+        if stored.crc64.is_some_and(|crc64| crc64 != part.crc64) {
+            return Err(corrupt("COS has other bytes"));
+        }
+        if part.stored.replace(stored).is_none() {
+            self.missing -= 1;
+        }
+        Ok(())
+    }
+}

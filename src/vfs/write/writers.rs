@@ -1,0 +1,155 @@
+//! What all writers of all mounts share: the memory budget, the permits of upload requests, the limits, and
+//! what still has to be cleaned up behind uploads that were given up.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, SemaphorePermit, watch},
+};
+
+use super::{super::budget::Budget, Shared};
+use crate::config::Limits;
+
+/// What all writers of all mounts share.
+pub struct Writers {
+    pub(super) budget: Arc<Budget>,
+    pub(super) limits: Limits,
+    pub(super) runtime: Handle,
+    /// Fair: who asked first is served first, whichever file it belongs to.
+    requests: Semaphore,
+    ages: AtomicU64,
+    /// The writers that live. Lock order: before the lock of a writer.
+    living: Mutex<HashMap<u64, Weak<Shared>>>,
+    /// Tasks that clean up behind uploads given up.
+    cleaning: watch::Sender<usize>,
+}
+
+/// Counts one task of [`Writers::cleaning`].
+pub(super) struct Cleaning {
+    writers: Arc<Writers>,
+}
+
+impl Writers {
+    /// The writers of all mounts, whose requests are sent by tasks on `runtime`.
+    pub fn new(limits: &Limits, runtime: Handle) -> Arc<Self> {
+        let requests_max = limits.upload_requests_max.clamp(1, Semaphore::MAX_PERMITS);
+        let writers = Arc::new(Self {
+            budget: Budget::new(limits.memory_bytes, requests_max),
+            limits: limits.clone(),
+            runtime: runtime.clone(),
+            requests: Semaphore::new(requests_max),
+            ages: AtomicU64::new(0),
+            living: Mutex::default(),
+            cleaning: watch::channel(0).0,
+        });
+        runtime.spawn(send_early(Arc::clone(&writers.budget), Arc::downgrade(&writers)));
+        writers
+    }
+
+    /// The one memory budget: writers and readers of all mounts take from it.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// The turn of an upload request: PUT, part, part copy, Complete. `upload_requests_max` are in flight at
+    /// a time in this process; LIST, HEAD and reads ask for none.
+    pub async fn upload_permit(&self) -> SemaphorePermit<'_> {
+        self.requests.acquire().await.expect("never closed")
+    }
+
+    /// Waits until nothing is left to clean up behind uploads that were given up, `grace` at most. Returns
+    /// how many uploads may still be open at COS.
+    pub async fn drain(&self, grace: Duration) -> usize {
+        let mut cleaning = self.cleaning.subscribe();
+        match tokio::time::timeout(grace, cleaning.wait_for(|tasks| *tasks == 0)).await {
+            Ok(_) => 0,
+            Err(_) => *self.cleaning.borrow(),
+        }
+    }
+
+    /// Most bytes that one writer holds, filling and on their way: half the budget, 96 MiB at most, so that a
+    /// single upload of 20 GiB stays well below the budget of all; but never less than two parts.
+    pub(super) fn writer_bytes_max(&self, part_bytes: u64) -> u64 {
+        (self.budget.bytes() / 2).min(WRITER_BYTES_MAX).max(2 * part_bytes)
+    }
+
+    /// The age of a new writer: lower is older.
+    pub(super) fn next_age(&self) -> u64 {
+        self.ages.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn register(&self, age: u64, writer: Weak<Shared>) {
+        self.living.lock().insert(age, writer);
+    }
+
+    pub(super) fn deregister(&self, age: u64) {
+        self.living.lock().remove(&age);
+    }
+
+    /// Counts a task that cleans up, unless there are too many already.
+    pub(super) fn cleaning(self: &Arc<Self>) -> Option<Cleaning> {
+        let counted = self.cleaning.send_if_modified(|tasks| {
+            let room = *tasks < CLEANING_MAX;
+            *tasks += usize::from(room);
+            room
+        });
+        counted.then(|| Cleaning { writers: Arc::clone(self) })
+    }
+
+    fn send_largest_early(&self) {
+        let mut living: Vec<_> = self.living.lock().values().filter_map(Weak::upgrade).collect();
+        living.sort_by_cached_key(|writer| std::cmp::Reverse(writer.filling_bytes()));
+        for writer in living {
+            if !self.budget.wants_parts() {
+                return;
+            }
+            writer.leave_early();
+        }
+    }
+}
+
+impl Drop for Cleaning {
+    fn drop(&mut self) {
+        self.writers.cleaning.send_modify(|tasks| *tasks -= 1);
+    }
+}
+
+impl fmt::Debug for Writers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writers")
+            .field("budget", &self.budget)
+            .field("requests_idle", &self.requests.available_permits())
+            .field("living", &self.living.lock().len())
+            .field("cleaning", &*self.cleaning.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// While somebody waits for memory and upload requests are idle: sends what can stand as a part, the largest
+/// first, whether its writer goes on or stalls. A writer that goes on sees to that itself; this is for those
+/// that write no more, and for the moment when waiting begins.
+async fn send_early(budget: Arc<Budget>, writers: Weak<Writers>) {
+    loop {
+        // Writers that are gone press no more; they are looked for now and then.
+        let pressed = tokio::time::timeout(Duration::from_secs(60), budget.pressed()).await;
+        let Some(writers) = writers.upgrade() else { return };
+        if pressed.is_ok() {
+            writers.send_largest_early();
+        }
+    }
+}
+
+/// What one writer holds at most, unless two of its parts are more.
+const WRITER_BYTES_MAX: u64 = 96 << 20;
+/// Uploads that are being cleaned up behind at a time; what comes on top stays open at COS, and is logged.
+const CLEANING_MAX: usize = 10_000;
