@@ -34,7 +34,7 @@ pub(super) const TRAVEL_DEADLINE: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Bytes of writes that wait for memory, of all mounts together. They were copied out of the loop's
 /// buffer, so they count beside the budget, and must have a bound of their own.
-pub const WAITING_BYTES_MAX: usize = 32 << 20;
+const WAITING_BYTES_MAX: usize = 32 << 20;
 
 /// What all sessions share: the runtime, and the room for writes that wait.
 #[derive(Debug, Clone)]

@@ -35,7 +35,7 @@ use fuser::{
 use tracing::warn;
 
 pub use answer::Engine;
-pub use session::{FuseMount, MountError, SessionOptions, clear_dead, mount_point_of, take_floor};
+pub use session::{Floor, FuseMount, MountError, SessionOptions, clear_dead, mount_point_of, take_floor};
 
 use self::{
     answer::{Asked, QUESTION_DEADLINE, TRAVEL_DEADLINE, told},

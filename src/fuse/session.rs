@@ -53,8 +53,6 @@ pub struct SessionOptions {
     /// What `mount` and `df` show as its source.
     pub source: String,
     pub allow_other: bool,
-    /// Mount although the directory holds files.
-    pub nonempty: bool,
     /// How long the kernel may trust attributes.
     pub attr_ttl: Duration,
 }
@@ -62,17 +60,17 @@ pub struct SessionOptions {
 /// Why a directory cannot be mounted on.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    #[error("{0} is in use: a living cosgate serves it; stop that one first", path = .path.display())]
+    #[error("{path} is in use: a living cosgate serves it; stop that one first", path = .path.display())]
     Served { path: PathBuf },
-    #[error("{0} is a dead mount of another program ({kind}): umount -l it", path = .path.display())]
+    #[error("{path} is a dead mount of another program ({kind}): umount -l it", path = .path.display())]
     ForeignAndDead { path: PathBuf, kind: String },
-    #[error("what is mounted on {0} does not answer: umount -f it", path = .path.display())]
+    #[error("what is mounted on {path} does not answer: umount -f it", path = .path.display())]
     Silent { path: PathBuf },
-    #[error("{0} holds files, which a mount would hide: empty it, or set nonempty = true", path = .path.display())]
+    #[error("{path} holds files, which a mount would hide: empty it, or set nonempty = true", path = .path.display())]
     NotEmpty { path: PathBuf },
-    #[error("{0} is not a directory", path = .path.display())]
+    #[error("{path} is not a directory", path = .path.display())]
     NotDirectory { path: PathBuf },
-    #[error("cannot {what} {0}", path = .path.display())]
+    #[error("cannot {what} {path}", path = .path.display())]
     Failed {
         what: &'static str,
         path: PathBuf,
@@ -87,6 +85,28 @@ impl MountError {
     }
 }
 
+/// The empty read-only tmpfs on a directory, with the owner of what lies below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Floor {
+    path: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Floor {
+    /// Takes away what a crash has left on `home`, and lays the floor unless it lies there still.
+    ///
+    /// # Errors
+    /// Where another mount is in the way, the directory holds files, or the kernel refuses.
+    pub fn lay(home: &Path, nonempty: bool) -> Result<Self, MountError> {
+        let path = mount_point_of(home)?;
+        clear_dead(&path)?;
+        lay_floor(&path, nonempty)?;
+        let floor = fs::metadata(&path).map_err(|cause| MountError::failed("look at", &path, cause))?;
+        Ok(Self { path, uid: floor.uid(), gid: floor.gid() })
+    }
+}
+
 /// One mounted session.
 #[derive(Debug)]
 pub struct FuseMount {
@@ -95,20 +115,17 @@ pub struct FuseMount {
 }
 
 impl FuseMount {
-    /// Mounts `vfs` on `path`, on its floor, and serves it from threads of its own. The mount answers when
-    /// this returns.
+    /// Mounts `vfs` on its floor and serves it from threads of its own. The mount answers when this returns.
     ///
     /// # Errors
-    /// Where another mount is in the way, the directory holds files, or the kernel refuses.
+    /// Where the kernel refuses.
     pub fn new(
         vfs: &Vfs,
-        path: &Path,
+        floor: Floor,
         engine: &Engine,
         options: &SessionOptions,
     ) -> Result<Self, MountError> {
-        let path = mount_point_of(path)?;
-        clear_dead(&path)?;
-        lay_floor(&path, options.nonempty)?;
+        let path = floor.path;
         let mut config = fuser::Config::default();
         config.mount_options = vec![
             MountOption::FSName(options.source.clone()),

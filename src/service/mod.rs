@@ -15,3 +15,38 @@ pub mod demo;
 pub mod ftp;
 pub mod mount;
 pub mod serve;
+mod signals;
+mod supervisor;
+
+use std::io::Write;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::debug;
+
+pub use signals::end_with_parent;
+
+/// Everybody who waits for the program waits for this line.
+const READY: &str = "ready";
+
+/// Tells the terminal, the supervisor and systemd that all is served from now on.
+fn tell_ready() {
+    say(READY);
+    signals::tell_systemd(&[sd_notify::NotifyState::Ready]);
+}
+
+/// A line on standard output; nobody has to be listening.
+fn say(line: &str) {
+    let mut output = std::io::stdout().lock();
+    if let Err(error) = writeln!(output, "{line}").and_then(|()| output.flush()) {
+        debug!(%error, "nobody reads standard output");
+    }
+}
+
+/// As many descriptors as the system allows: sessions, connections and mounts need more than the usual 1,024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        debug!(%error, "the limit of open files stays as it is");
+    }
+}

@@ -56,13 +56,10 @@ impl Emulator {
         }
         command.args(arguments);
         let mut process = Process::start("cosgate emulator", &mut command);
-        process.wait_for_line(20, |line| line == "ready");
-        let said = process.said();
-        let find = |admin: bool| {
-            said.iter().filter(|line| line.contains("admin") == admin).find_map(|line| address_in(line))
-        };
-        let address = find(false).unwrap_or_else(|| panic!("no address in {said:?}"));
-        let admin = find(true).unwrap_or_else(|| panic!("no admin address in {said:?}"));
+        let line = process.wait_for_line(20, |line| line.starts_with("listening on "));
+        let address = address_in(&line).unwrap_or_else(|| panic!("no address in {line:?}"));
+        let line = process.wait_for_line(20, |line| line.starts_with("admin on "));
+        let admin = address_in(&line).unwrap_or_else(|| panic!("no address in {line:?}"));
         Self { process, address, admin }
     }
 
@@ -153,7 +150,7 @@ impl Emulator {
     }
 }
 
+/// Such as in `listening on http://127.0.0.1:9980`.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    line.split(|piece: char| !(piece.is_ascii_digit() || piece == '.' || piece == ':'))
-        .find_map(|word| word.trim_matches(':').parse().ok())
+    line.rsplit(['/', ' ']).next()?.parse().ok()
 }

@@ -139,9 +139,9 @@ pub fn unmount_below(dir: &Path) {
         for (point, kind) in mounts.iter().rev() {
             if kind.starts_with("fuse") {
                 // Ends requests that nobody will answer; often EBUSY, which does not matter here.
-                drop(unmount(point, UnmountFlags::FORCE));
+                unmount(point, UnmountFlags::FORCE).ok();
             }
-            drop(unmount(point, UnmountFlags::DETACH));
+            unmount(point, UnmountFlags::DETACH).ok();
         }
     }
 }
@@ -259,7 +259,7 @@ impl Process {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a number");
-        drop(kill_process(pid, signal));
+        kill_process(pid, signal).ok();
     }
 
     /// Waits for its end; `None` when it lives on after `seconds`.
@@ -326,7 +326,7 @@ fn bite() -> ! {
         if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw)
             && test_kill_process(pid).is_ok()
         {
-            drop(kill_process(pid, Signal::KILL));
+            kill_process(pid, Signal::KILL).ok();
         }
     }
     for tree in trees {

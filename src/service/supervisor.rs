@@ -1,0 +1,274 @@
+//! The mount child of `serve`: started, awaited, started again when it dies, stopped.
+//!
+//! ```text
+//!            spawn              "ready"                 stop asked
+//! starting ────────> starting ─────────> ready ────────────────────> SIGTERM, grace, SIGKILL ──> over
+//!     ^                  │ exit            │ exit
+//!     └── pause ─────────┴─────────────────┘      (the first start: an exit before "ready" is final)
+//! ```
+//!
+//! The child clears the dead mounts of its predecessor by itself. It reads our end of a pipe as its standard
+//! input, so it ends, in order, when this process does.
+
+use std::{
+    io,
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+use tracing::{error, info, warn};
+
+use super::READY;
+
+/// This very program, also when its file has been replaced meanwhile.
+pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
+/// How long `ready` may take.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Pause before the first new start, and the longest one.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A child that lived for so long has not died of its start.
+const GOOD_LIFE: Duration = Duration::from_secs(30);
+/// Beyond the grace for uploads: what unmounting may take.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+/// Where a supervised child stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Starting,
+    Ready,
+    /// Ended, and not to be started again. `clean`: it took its mounts along.
+    Over {
+        clean: bool,
+    },
+}
+
+/// How the child is started.
+#[derive(Debug, Clone)]
+pub(super) struct Recipe {
+    program: &'static str,
+    /// Behind the program's name.
+    pub(super) arguments: Vec<String>,
+    /// How long it may take to stop, before SIGKILL.
+    pub(super) patience: Duration,
+}
+
+impl Recipe {
+    /// `cosgate mount` with the configuration of this process.
+    pub(super) fn mount(config_file: &std::path::Path, grace: Duration) -> Self {
+        let file = config_file.to_string_lossy().into_owned();
+        Self {
+            program: THIS_PROGRAM,
+            arguments: vec!["mount".into(), "-c".into(), file, "--supervised".into()],
+            patience: grace + STOP_MARGIN,
+        }
+    }
+}
+
+/// A child of this program that is kept alive.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    standing: watch::Receiver<Standing>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// Starts the child, and again whenever it dies. Needs a runtime.
+    pub(super) fn start(recipe: Recipe) -> Self {
+        let (standing_sender, standing) = watch::channel(Standing::Starting);
+        let (stop, asked) = watch::channel(false);
+        let task = tokio::spawn(keep_alive(recipe, standing_sender, asked));
+        Self { standing, stop, task }
+    }
+
+    /// Ends when the child says that it is ready.
+    ///
+    /// # Errors
+    /// Where it ends before; it has said why on standard error.
+    pub(super) async fn ready(&mut self) -> anyhow::Result<()> {
+        let standing = self.standing.wait_for(|standing| *standing != Standing::Starting).await;
+        match standing.map(|standing| *standing) {
+            Ok(Standing::Ready) => Ok(()),
+            Ok(Standing::Starting | Standing::Over { .. }) | Err(_) => {
+                bail!("the mounts did not come up: the lines above tell why")
+            }
+        }
+    }
+
+    /// Stops the child and waits for its end. Whether it took its mounts along.
+    pub(super) async fn stop(self) -> bool {
+        self.stop.send_replace(true);
+        if let Err(error) = self.task.await {
+            error!(%error, "the supervisor failed");
+        }
+        matches!(*self.standing.borrow(), Standing::Over { clean: true })
+    }
+}
+
+async fn keep_alive(recipe: Recipe, standing: watch::Sender<Standing>, mut asked: watch::Receiver<bool>) {
+    let mut pause = PAUSE_FIRST;
+    let mut was_ever_ready = false;
+    loop {
+        let began = Instant::now();
+        let life = one_life(&recipe, &standing, &mut asked).await;
+        was_ever_ready |= *standing.borrow() == Standing::Ready;
+        let stopping = *asked.borrow();
+        match life {
+            Ok(status) if stopping => {
+                standing.send_replace(Standing::Over { clean: status.success() });
+                return;
+            }
+            Ok(status) => {
+                let (code, signal) = (status.code(), status.signal());
+                error!(code, signal, "the mount process ended: clients read 450 until it is back");
+            }
+            Err(error) => error!(error = format!("{error:#}"), "the mount process does not start"),
+        }
+        if !was_ever_ready || stopping {
+            standing.send_replace(Standing::Over { clean: false });
+            return;
+        }
+        standing.send_replace(Standing::Starting);
+        if began.elapsed() >= GOOD_LIFE {
+            pause = PAUSE_FIRST;
+        }
+        info!(?pause, "starting the mount process again");
+        if timeout(pause, asked.wait_for(|asked| *asked)).await.is_ok() {
+            standing.send_replace(Standing::Over { clean: false });
+            return;
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// From spawn to exit.
+async fn one_life(
+    recipe: &Recipe,
+    standing: &watch::Sender<Standing>,
+    asked: &mut watch::Receiver<bool>,
+) -> anyhow::Result<ExitStatus> {
+    let mut child =
+        spawn(recipe.program, &recipe.arguments).context("cannot start this program as its own child")?;
+    let mut lines = lines_of(&mut child);
+    tokio::select! {
+        ready = timeout(START_PATIENCE, wait_for_ready(&mut lines)) => match ready {
+            Ok(true) => {
+                standing.send_replace(Standing::Ready);
+            }
+            // Its standard output ended: so does the child.
+            Ok(false) => {}
+            Err(_) => warn!(patience = ?START_PATIENCE, "the mount process is not ready yet"),
+        },
+        _ = asked.wait_for(|asked| *asked) => {}
+    }
+    tokio::select! {
+        status = child.wait() => return Ok(status?),
+        _ = asked.wait_for(|asked| *asked) => {}
+    }
+    terminate(&mut child, recipe.patience).await.context("cannot stop the mount process")
+}
+
+/// SIGTERM, patience, SIGKILL.
+pub(super) async fn terminate(child: &mut Child, patience: Duration) -> io::Result<ExitStatus> {
+    if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        // It may have ended just now.
+        if let Err(error) = kill_process(pid, Signal::TERM) {
+            warn!(%error, "SIGTERM");
+        }
+    }
+    if let Ok(status) = timeout(patience, child.wait()).await {
+        return status;
+    }
+    error!(?patience, "a child does not stop: SIGKILL");
+    child.kill().await?;
+    child.wait().await
+}
+
+/// A child in a process group of its own: Ctrl-C is meant for us, and we stop it in order.
+pub(super) fn spawn(program: &str, arguments: &[String]) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    command.arg0(PathBuf::from("cosgate")).args(arguments);
+    // Only this process speaks to systemd.
+    command.env_remove("NOTIFY_SOCKET");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    command.spawn()
+}
+
+/// The lines that a child says.
+pub(super) fn lines_of(child: &mut Child) -> Lines<BufReader<ChildStdout>> {
+    BufReader::new(child.stdout.take().expect("spawned with a pipe, taken once")).lines()
+}
+
+/// Whether the child said `ready` before its standard output ended.
+async fn wait_for_ready(lines: &mut Lines<BufReader<ChildStdout>>) -> bool {
+    while let Ok(Some(line)) = lines.next_line().await {
+        if line == READY {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Recipe {
+        let arguments = vec!["-c".to_owned(), script.to_owned()];
+        Recipe { program: "/bin/sh", arguments, patience: Duration::from_secs(5) }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_ends_before_it_is_ready_is_not_started_again() {
+        let mut child = Supervisor::start(shell("exit 1"));
+        assert!(child.ready().await.is_err());
+        assert!(!child.stop().await, "it did not end well");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_dies_is_started_again_and_stops_in_order() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let lives = dir.path().join("lives");
+        // Its first life ends by a signal, its second one when it is asked.
+        let script = format!(
+            "echo x >> {0}; echo ready; [ $(wc -l < {0}) = 1 ] && kill -9 $$; trap 'exit 0' TERM; \
+             while :; do sleep 0.01; done",
+            lives.display()
+        );
+        let mut child = Supervisor::start(shell(&script));
+        child.ready().await.expect("its first life begins well");
+        let twice = || std::fs::read_to_string(&lives).is_ok_and(|lives| lives.lines().count() == 2);
+        timeout(Duration::from_secs(20), async {
+            while !twice() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("it is started again");
+        child.ready().await.expect("its second life begins well");
+        assert!(child.stop().await, "asked by SIGTERM it ends with 0");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_does_not_stop_is_killed() {
+        let mut recipe = shell("trap '' TERM; echo ready; while :; do sleep 0.01; done");
+        recipe.patience = Duration::from_millis(200);
+        let mut child = Supervisor::start(recipe);
+        child.ready().await.expect("it says so");
+        let began = Instant::now();
+        assert!(!child.stop().await, "it had to be killed");
+        assert!(began.elapsed() >= Duration::from_millis(200));
+    }
+}
