@@ -1,1 +1,157 @@
-//! stub
+//! LAYER 3: the client's words.
+//!
+//! The stock FTP server (libunftp over unftp-sbe-fs) executes every file command, but a **front desk** of
+//! our own owns all sockets of the client: what faces the network is ours, what faces files is stock.
+//!
+//! ```text
+//! client control ──> desk (FrontDesk) ──loopback──> inner (libunftp session, one Server per session)
+//! client data    ──> SessionContext's order <── storage (MountStorage around unftp-sbe-fs) ──> the mount
+//! ```
+//!
+//! | file | is |
+//! |---|---|
+//! | `listener` | who may connect, how many |
+//! | `control`, `command`, `names`, `path` | bytes into lines, lines into commands, names, absolute paths |
+//! | `desk`, `conduct` | one session; one transfer of it |
+//! | `reply` | what is said, and the one table from errno to reply |
+//! | `inner`, `storage` | the seam to libunftp, both ends |
+//! | `home` | the root descriptor that must be a mount |
+//! | `data`, `transfer`, `receive`, `send`, `buffers` | the data connection and the bytes on it |
+//! | `listing`, `glob`, `users` | lines of listings, patterns, logins |
+//!
+//! What comes later has its place: TLS in `data` and `control`, active mode beside the passive door in
+//! `data`, limits per address in `listener`, hashes in `users`, rates in `receive` and `send`.
+
+mod buffers;
+mod command;
+mod conduct;
+mod control;
+mod data;
+mod desk;
+mod glob;
+mod home;
+mod inner;
+mod listener;
+mod listing;
+mod names;
+mod path;
+mod receive;
+mod reply;
+mod send;
+mod storage;
+mod transfer;
+mod users;
+#[cfg(test)]
+mod wire_tests;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::sync::watch;
+
+use self::{
+    data::{PassiveDoors, SharedDoors},
+    home::Ground,
+    listener::Listeners,
+    transfer::Means,
+    users::Users,
+};
+use crate::config::FtpConfig;
+
+/// Why the front cannot start.
+#[derive(Debug, Error)]
+pub enum FtpError {
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("no address to listen on")]
+    NoAddress,
+}
+
+/// The FTP front: bound, then served.
+#[derive(Debug)]
+pub struct FtpFront {
+    listeners: Listeners,
+    shared: Arc<Front>,
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+struct Front {
+    config: FtpConfig,
+    users: Users,
+    doors: SharedDoors,
+    means: Arc<Means>,
+}
+
+/// Where the front stands on its way from start to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    /// No new session, no new command; transfers in flight go on.
+    Draining,
+    /// Transfers in flight are broken.
+    Breaking,
+}
+
+/// Until the front has come to `phase`, or is no more.
+async fn reached(told: &mut watch::Receiver<Phase>, phase: Phase) {
+    drop(told.wait_for(|now| *now >= phase).await);
+}
+
+/// How long sessions may take to say goodbye once their transfers are broken.
+const GOODBYE_TIME: Duration = Duration::from_secs(5);
+
+impl FtpFront {
+    /// Binds the control port on every address; clients wait until [`Self::serve`] accepts them. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Where a port is taken. An address family that this machine has not got is passed over with a
+    /// warning, unless it is the only one.
+    pub fn bind(config: &FtpConfig) -> Result<Self, FtpError> {
+        Self::on(config, Ground::Mount)
+    }
+
+    fn on(config: &FtpConfig, ground: Ground) -> Result<Self, FtpError> {
+        let listeners = Listeners::bind(&config.listen_addresses, config.listen_port)?;
+        let shared = Front {
+            users: Users::new(&config.users, ground),
+            doors: Arc::new(PassiveDoors::new(config.passive_ports, config.passive_host.clone())),
+            means: Arc::new(Means::new(config.stall_timeout)),
+            config: config.clone(),
+        };
+        Ok(Self { listeners, shared: Arc::new(shared) })
+    }
+
+    /// The ports it listens on, one for each address.
+    pub fn local_ports(&self) -> Vec<u16> {
+        self.listeners.ports()
+    }
+
+    /// Serves until `stop` is ready. Then no new session begins, idle ones are told 421, transfers in
+    /// flight may go on for `grace` and are broken after it. Returns when no session is left.
+    pub async fn serve(self, stop: impl Future<Output = ()>, grace: Duration) {
+        let Self { listeners, shared } = self;
+        let (phase, told) = watch::channel(Phase::Serving);
+        let looking_up = {
+            let doors = shared.doors.clone();
+            tokio::spawn(async move { doors.keep_looking_up().await })
+        };
+        let mut sessions = listeners.accept(&shared, &told);
+        drop(told);
+        stop.await;
+        looking_up.abort();
+        phase.send_replace(Phase::Draining);
+        sessions.close();
+        if tokio::time::timeout(grace, sessions.ended()).await.is_err() {
+            phase.send_replace(Phase::Breaking);
+            if tokio::time::timeout(GOODBYE_TIME, sessions.ended()).await.is_err() {
+                tracing::warn!("sessions left behind at stop");
+            }
+        }
+    }
+}

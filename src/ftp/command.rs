@@ -1,0 +1,460 @@
+//! A line into a command: verbs, arguments, absolute paths. No I/O.
+//!
+//! A line is parsed when its turn has come, not when it arrives, so that a pipelined `CWD a`, `DELE b`
+//! means `/a/b`. Whatever leaves this file is valid: paths are absolute and normal, names are UTF-8, and no
+//! control character that could end a line is in either.
+
+use super::{names::Names, path::ClientPath};
+use crate::config::Secret;
+
+/// What a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    User(String),
+    Pass(Secret),
+    Quit,
+    Help,
+    Feat,
+    Syst,
+    Noop,
+    Clnt(String),
+    OptsUtf8 { on: bool },
+    OptsMlst(String),
+    TypeAscii,
+    TypeImage,
+    Mode,
+    Stru,
+    Pasv,
+    Epsv(EpsvArgument),
+    Pwd,
+    Cwd(ClientPath),
+    List(ListRequest),
+    Stat(Option<ListRequest>),
+    Mlst(ClientPath),
+    Size(ClientPath),
+    Mdtm(ClientPath),
+    Retr(ClientPath),
+    Stor(ClientPath),
+    Appe(ClientPath),
+    Rest(u64),
+    Allo(u64),
+    Abor,
+    Dele(ClientPath),
+    Mkd(ClientPath),
+    Rmd(ClientPath),
+    Rnfr(ClientPath),
+    Rnto(ClientPath),
+}
+
+/// What EPSV asks for (RFC 2428 section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EpsvArgument {
+    Any,
+    /// From now on no other way to make a data connection.
+    All,
+    /// Address family number of IANA: 1 = IPv4, 2 = IPv6.
+    Family(u32),
+}
+
+/// How a listing looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ListForm {
+    /// `ls -l`
+    Long,
+    /// Names that can be used as arguments as they are (RFC 1123 section 4.1.2.7).
+    Names,
+    /// Facts (RFC 3659 section 7).
+    Facts,
+}
+
+/// A listing that a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ListRequest {
+    pub(super) form: ListForm,
+    /// The last piece may be a pattern, except for facts.
+    pub(super) path: ClientPath,
+    /// As the client wrote it: names of an NLST begin with its directory part.
+    pub(super) written: String,
+}
+
+/// Why a line is no command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Misheard {
+    /// 500
+    UnknownVerb,
+    /// 502
+    NotImplemented,
+    /// 501
+    Syntax(&'static str),
+    /// 504
+    Parameter(&'static str),
+    /// 553
+    Name(&'static str),
+}
+
+impl Command {
+    /// Takes a line apart.
+    ///
+    /// # Errors
+    /// [`Misheard`], each with a reply of its own.
+    pub(super) fn parse(line: &[u8], names: &mut Names, cwd: &ClientPath) -> Result<Self, Misheard> {
+        let (verb, argument) = split(line);
+        if is_foreign(&verb) {
+            return Err(Misheard::NotImplemented);
+        }
+        if !is_known(&verb) {
+            return Err(Misheard::UnknownVerb);
+        }
+        if argument.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
+            return Err(Misheard::Syntax("the argument holds a control character"));
+        }
+        let argument =
+            names.decode(argument).ok_or(Misheard::Syntax("the argument is neither UTF-8 nor GBK"))?;
+        Request { argument: &argument, cwd }.command(&verb)
+    }
+}
+
+/// The verb of a line, upper case.
+pub(super) fn verb_of(line: &[u8]) -> String {
+    split(line).0
+}
+
+/// Verb and argument. Exactly one space stands between them: further ones belong to a path (RFC 3659 section 2.2).
+fn split(line: &[u8]) -> (String, &[u8]) {
+    let line = line.trim_ascii_start();
+    let end = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
+    let verb = String::from_utf8_lossy(&line[..end]).trim_end().to_ascii_uppercase();
+    (verb, line.get(end + 1..).unwrap_or_default())
+}
+
+/// Verbs of the RFCs that this server does not perform.
+fn is_foreign(verb: &str) -> bool {
+    matches!(
+        verb,
+        "ACCT"
+            | "ADAT"
+            | "AUTH"
+            | "AVBL"
+            | "CCC"
+            | "COMB"
+            | "CONF"
+            | "DSIZ"
+            | "ENC"
+            | "EPRT"
+            | "HASH"
+            | "HOST"
+            | "LANG"
+            | "LPRT"
+            | "LPSV"
+            | "MD5"
+            | "MFCT"
+            | "MFF"
+            | "MFMT"
+            | "MIC"
+            | "PBSZ"
+            | "PORT"
+            | "PROT"
+            | "RANG"
+            | "REIN"
+            | "SITE"
+            | "SMNT"
+            | "STOU"
+            | "XCRC"
+            | "XMD5"
+            | "XSHA"
+            | "XSHA1"
+            | "XSHA256"
+            | "XSHA512"
+    )
+}
+
+/// Verbs that this server performs, as HELP shows them.
+pub(super) const VERBS: [&str; 47] = [
+    "ABOR", "ALLO", "APPE", "BYE", "CDUP", "CLNT", "CWD", "DELE", "EPSV", "FEAT", "HELP", "LIST", "MDTM",
+    "MKD", "MLSD", "MLST", "MODE", "NLST", "NOOP", "OPTS", "PASS", "PASV", "PWD", "QUIT", "REST", "RETR",
+    "RMD", "RNFR", "RNTO", "SIZE", "STAT", "STOR", "STRU", "SYST", "TYPE", "USER", "XCUP", "XCWD", "XDEL",
+    "XMKD", "XNLS", "XPWD", "XRMD", "XSIZ", "XSTA", "XSTO", "XRET",
+];
+
+fn is_known(verb: &str) -> bool {
+    VERBS.contains(&verb)
+}
+
+/// Whether a verb may be said before login.
+pub(super) fn needs_no_login(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::User(_)
+            | Command::Pass(_)
+            | Command::Quit
+            | Command::Help
+            | Command::Feat
+            | Command::Syst
+            | Command::Noop
+            | Command::Clnt(_)
+            | Command::OptsUtf8 { .. }
+            | Command::OptsMlst(_)
+    )
+}
+
+struct Request<'a> {
+    argument: &'a str,
+    cwd: &'a ClientPath,
+}
+
+impl Request<'_> {
+    fn command(&self, verb: &str) -> Result<Command, Misheard> {
+        match verb {
+            "USER" => Ok(Command::User(self.needed("USER needs a name")?.to_owned())),
+            "PASS" => Ok(Command::Pass(Secret::new(self.argument))),
+            "QUIT" | "BYE" => self.bare(Command::Quit),
+            "HELP" => Ok(Command::Help),
+            "FEAT" => self.bare(Command::Feat),
+            "SYST" => self.bare(Command::Syst),
+            "NOOP" => Ok(Command::Noop),
+            "CLNT" => Ok(Command::Clnt(self.needed("CLNT needs a name")?.to_owned())),
+            "OPTS" => self.options(),
+            "TYPE" => self.representation(),
+            "MODE" => self.letter("S", &["B", "C", "Z"], Command::Mode),
+            "STRU" => self.letter("F", &["R", "P"], Command::Stru),
+            "PASV" => self.bare(Command::Pasv),
+            "EPSV" => self.extended_passive(),
+            "REST" => {
+                Ok(Command::Rest(number(self.argument).ok_or(Misheard::Syntax("REST needs an offset"))?))
+            }
+            "ALLO" => self.allocation(),
+            "ABOR" => self.bare(Command::Abor),
+            "LIST" => Ok(Command::List(self.listing(ListForm::Long))),
+            "NLST" | "XNLS" => Ok(Command::List(self.listing(ListForm::Names))),
+            "MLSD" => Ok(Command::List(self.listing(ListForm::Facts))),
+            "STAT" | "XSTA" => Ok(Command::Stat(self.status())),
+            _ => self.on_a_path(verb),
+        }
+    }
+
+    fn on_a_path(&self, verb: &str) -> Result<Command, Misheard> {
+        match verb {
+            "PWD" | "XPWD" => self.bare(Command::Pwd),
+            "CDUP" | "XCUP" => self.bare(Command::Cwd(self.cwd.join(".."))),
+            "CWD" | "XCWD" => Ok(Command::Cwd(self.path()?)),
+            "MLST" => Ok(Command::Mlst(self.cwd.join(self.argument))),
+            "SIZE" | "XSIZ" => Ok(Command::Size(self.path()?)),
+            "MDTM" => Ok(Command::Mdtm(self.path()?)),
+            "RETR" | "XRET" => Ok(Command::Retr(self.path()?)),
+            "STOR" | "XSTO" => Ok(Command::Stor(self.new_file()?)),
+            "APPE" => Ok(Command::Appe(self.new_file()?)),
+            "DELE" | "XDEL" => Ok(Command::Dele(self.path()?)),
+            "MKD" | "XMKD" => Ok(Command::Mkd(self.path()?)),
+            "RMD" | "XRMD" => Ok(Command::Rmd(self.path()?)),
+            "RNFR" => Ok(Command::Rnfr(self.path()?)),
+            "RNTO" => Ok(Command::Rnto(self.path()?)),
+            _ => Err(Misheard::UnknownVerb),
+        }
+    }
+
+    fn needed(&self, why: &'static str) -> Result<&str, Misheard> {
+        if self.argument.is_empty() { Err(Misheard::Syntax(why)) } else { Ok(self.argument) }
+    }
+
+    fn bare(&self, command: Command) -> Result<Command, Misheard> {
+        if self.argument.trim().is_empty() {
+            Ok(command)
+        } else {
+            Err(Misheard::Syntax("this command takes no argument"))
+        }
+    }
+
+    fn path(&self) -> Result<ClientPath, Misheard> {
+        Ok(self.cwd.join(self.needed("a path is missing")?))
+    }
+
+    /// The path of a file that may come into being: a trailing slash would name a directory.
+    fn new_file(&self) -> Result<ClientPath, Misheard> {
+        let path = self.path()?;
+        if self.argument.ends_with('/') || path.is_home() {
+            return Err(Misheard::Name("this is the name of a directory"));
+        }
+        Ok(path)
+    }
+
+    fn options(&self) -> Result<Command, Misheard> {
+        let (name, rest) = self.argument.split_once(' ').unwrap_or((self.argument, ""));
+        match name.to_ascii_uppercase().as_str() {
+            "UTF8" | "UTF-8" => match rest.trim().to_ascii_uppercase().as_str() {
+                "" | "ON" | "NLST" => Ok(Command::OptsUtf8 { on: true }),
+                "OFF" => Ok(Command::OptsUtf8 { on: false }),
+                _ => Err(Misheard::Syntax("OPTS UTF8 takes ON or OFF")),
+            },
+            "MLST" => Ok(Command::OptsMlst(rest.to_owned())),
+            _ => Err(Misheard::Syntax("there are options for UTF8 and MLST only")),
+        }
+    }
+
+    /// RFC 959 section 5.3.2: `A [N|T|C]`, `E [N|T|C]`, `I`, `L <byte size>`.
+    fn representation(&self) -> Result<Command, Misheard> {
+        let words: Vec<String> = self.argument.split_whitespace().map(str::to_ascii_uppercase).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["A"] | ["A", "N"] => Ok(Command::TypeAscii),
+            ["I"] | ["L", "8"] | ["L8"] => Ok(Command::TypeImage),
+            ["A", "T" | "C"] | ["E", ..] | ["L", _] => {
+                Err(Misheard::Parameter("types A, I and L 8 are supported"))
+            }
+            [] => Err(Misheard::Syntax("TYPE needs A, I or L 8")),
+            _ => Err(Misheard::Syntax("TYPE takes A, I or L 8")),
+        }
+    }
+
+    fn letter(&self, good: &str, known: &[&str], command: Command) -> Result<Command, Misheard> {
+        let letter = self.argument.trim().to_ascii_uppercase();
+        if letter == good {
+            Ok(command)
+        } else if known.contains(&letter.as_str()) {
+            Err(Misheard::Parameter("only mode S (stream) and structure F (file) are supported"))
+        } else {
+            Err(Misheard::Syntax("only mode S (stream) and structure F (file) are known"))
+        }
+    }
+
+    fn extended_passive(&self) -> Result<Command, Misheard> {
+        let argument = self.argument.trim();
+        if argument.is_empty() {
+            return Ok(Command::Epsv(EpsvArgument::Any));
+        }
+        if argument.eq_ignore_ascii_case("ALL") {
+            return Ok(Command::Epsv(EpsvArgument::All));
+        }
+        match argument.parse() {
+            Ok(family) => Ok(Command::Epsv(EpsvArgument::Family(family))),
+            Err(_) => Err(Misheard::Syntax("EPSV takes nothing, ALL, 1 or 2")),
+        }
+    }
+
+    /// RFC 959 section 5.3.2: `ALLO <decimal> [R <decimal>]`.
+    fn allocation(&self) -> Result<Command, Misheard> {
+        let mut words = self.argument.split_whitespace();
+        let bytes = words.next().and_then(number).ok_or(Misheard::Syntax("ALLO needs a number of bytes"))?;
+        match (words.next(), words.next(), words.next()) {
+            (None, ..) => Ok(Command::Allo(bytes)),
+            (Some("R" | "r"), Some(record), None) if number(record).is_some() => Ok(Command::Allo(bytes)),
+            _ => Err(Misheard::Syntax("ALLO takes a number of bytes")),
+        }
+    }
+
+    /// `-la` and the like are asked for by habit: what they mean is what is sent anyway.
+    fn listing(&self, form: ListForm) -> ListRequest {
+        let mut written = self.argument;
+        if form != ListForm::Facts {
+            written = written.trim_start();
+            while let Some(option) = written.strip_prefix('-') {
+                let (letters, rest) = option.split_once(' ').unwrap_or((option, ""));
+                written = rest;
+                if letters == "-" {
+                    break;
+                }
+            }
+        }
+        ListRequest { form, path: self.cwd.join(written), written: written.to_owned() }
+    }
+
+    fn status(&self) -> Option<ListRequest> {
+        if self.argument.trim().is_empty() { None } else { Some(self.listing(ListForm::Long)) }
+    }
+}
+
+/// Decimal digits and nothing else: `+5` is no number here.
+fn number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(line: &[u8]) -> Result<Command, Misheard> {
+        Command::parse(line, &mut Names::default(), &ClientPath::home().join("here"))
+    }
+
+    fn path(text: &str) -> ClientPath {
+        ClientPath::home().join(text)
+    }
+
+    #[test]
+    fn verbs_come_in_any_case_and_paths_become_absolute() {
+        assert_eq!(heard(b"stor a"), Ok(Command::Stor(path("/here/a"))));
+        assert_eq!(heard(b"RETR /a/./b//../c"), Ok(Command::Retr(path("/a/c"))));
+        assert_eq!(heard(b"CWD ../../../.."), Ok(Command::Cwd(ClientPath::home())));
+        assert_eq!(heard(b"XCUP"), Ok(Command::Cwd(ClientPath::home())));
+    }
+
+    #[test]
+    fn further_spaces_belong_to_the_name() {
+        assert_eq!(heard(b"DELE  two spaces "), Ok(Command::Dele(path("/here/ two spaces "))));
+        assert_eq!(heard("STOR 深圳.txt".as_bytes()), Ok(Command::Stor(path("/here/深圳.txt"))));
+    }
+
+    #[test]
+    fn options_of_ls_are_no_path() {
+        for line in [&b"LIST -la sub dir"[..], b"LIST -a -l sub dir", b"LIST -l -- sub dir", b"LIST sub dir"]
+        {
+            let request = ListRequest {
+                form: ListForm::Long,
+                path: path("/here/sub dir"),
+                written: "sub dir".to_owned(),
+            };
+            assert_eq!(heard(line), Ok(Command::List(request)), "{}", String::from_utf8_lossy(line));
+        }
+        let Ok(Command::List(request)) = heard(b"NLST -la") else { panic!("NLST is a listing") };
+        assert_eq!((request.path, request.written.as_str()), (path("/here"), ""));
+    }
+
+    #[test]
+    fn what_is_wrong_has_the_reply_that_fits() {
+        assert_eq!(heard(b"FROB x"), Err(Misheard::UnknownVerb));
+        assert_eq!(heard(b""), Err(Misheard::UnknownVerb));
+        assert_eq!(heard(b"\xff\xfe\x00"), Err(Misheard::UnknownVerb));
+        assert_eq!(heard(b"PORT 1,2,3,4,5,6"), Err(Misheard::NotImplemented));
+        assert!(matches!(heard(b"STOR"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"STOR dir/"), Err(Misheard::Name(_))));
+        assert!(matches!(heard(b"STOR /"), Err(Misheard::Name(_))));
+        assert!(matches!(heard(b"DELE a\0b"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"DELE a\rQUIT"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"REST -1"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"REST +1"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"REST 99999999999999999999"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"PWD x"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"TYPE E"), Err(Misheard::Parameter(_))));
+        assert!(matches!(heard(b"TYPE X"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"MODE Z"), Err(Misheard::Parameter(_))));
+        assert!(matches!(heard(b"EPSV three"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"OPTS FROB"), Err(Misheard::Syntax(_))));
+    }
+
+    #[test]
+    fn numbers_and_types_are_understood() {
+        assert_eq!(heard(b"ALLO 100 R 20"), Ok(Command::Allo(100)));
+        assert_eq!(heard(b"REST 7"), Ok(Command::Rest(7)));
+        assert_eq!(heard(b"TYPE L 8"), Ok(Command::TypeImage));
+        assert_eq!(heard(b"type a n"), Ok(Command::TypeAscii));
+        assert_eq!(heard(b"EPSV 2"), Ok(Command::Epsv(EpsvArgument::Family(2))));
+        assert_eq!(heard(b"opts utf8 on"), Ok(Command::OptsUtf8 { on: true }));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_makes_the_parser_stumble_or_a_path_leave_home(line: Vec<u8>) {
+            for verb in ["", "STOR ", "LIST ", "CWD ", "OPTS ", "TYPE ", "ALLO "] {
+                let line = [verb.as_bytes(), &line].concat();
+                if let Ok(Command::Stor(path) | Command::Cwd(path)) = heard(&line) {
+                    let text = path.as_str();
+                    assert!(text.starts_with('/') && !text.contains(['\r', '\n', '\0']));
+                    assert!(!text.split('/').any(|piece| piece == ".." || piece == "."));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! One transfer of a session: its replies, and what the client says meanwhile.
+//!
+//! The data connection first, then the file, then 150, then the bytes, then one final reply. Meanwhile the
+//! control connection is read on: ABOR ends the transfer, STAT and NOOP are answered at once, everything
+//! else waits for its turn. A client that vanishes ends the transfer; one that has said QUIT may close.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    Phase,
+    command::verb_of,
+    control::{ControlWatch, Heard},
+    data::PassiveDoor,
+    desk::{Flow, FrontDesk, Login, Session},
+    path::ClientPath,
+    reached,
+    reply::Reply,
+    transfer::{Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted},
+};
+
+/// Lines that may wait for their turn; the client is not read further until they are fewer.
+const WAITING_LINES_MAX: usize = 64;
+/// How long the inner session may take to say its last reply once the outcome is known.
+const INNER_END_TIME: Duration = Duration::from_secs(10);
+
+/// What one transfer is about.
+struct Errand {
+    verb: &'static str,
+    path: ClientPath,
+    work: Work,
+    door: PassiveDoor,
+    control: ControlWatch,
+    interrupt: watch::Receiver<Option<Interruption>>,
+    opened: oneshot::Sender<Opened>,
+    progress: Arc<AtomicU64>,
+    means: Arc<Means>,
+}
+
+impl FrontDesk {
+    /// Conducts a transfer from its command to its final reply.
+    pub(super) async fn transfer(
+        &mut self,
+        verb: &'static str,
+        path: ClientPath,
+        work: Work,
+    ) -> io::Result<Flow> {
+        let Some(door) = self.door.take() else {
+            self.say(Reply::new(425, "Say PASV or EPSV first")).await?;
+            return Ok(Flow::Next);
+        };
+        self.read_ahead();
+        let begun = Instant::now();
+        let progress = Arc::new(AtomicU64::new(0));
+        let (interrupt, interrupted) = watch::channel(None);
+        let (open, opened) = oneshot::channel();
+        let errand = Errand {
+            verb,
+            path: path.clone(),
+            work,
+            door,
+            control: self.control.watch(),
+            interrupt: interrupted,
+            opened: open,
+            progress: progress.clone(),
+            means: self.front.means.clone(),
+        };
+        let watch = errand.control.clone();
+        let meter = Meter::new(progress);
+        let outcome = self.accompany(errand, &interrupt, opened, &watch, &meter).await?;
+        let user = match &self.login {
+            Login::In(session) => session.context.user().name.as_str(),
+            Login::Nobody | Login::Named(_) => "nobody",
+        };
+        log(user, self.peer, verb, &path, &outcome, begun.elapsed());
+        let is_lost = matches!(&outcome.end, Err(Broken::Interrupted(Interruption::ControlGone)));
+        self.say(final_reply(&path, &outcome)).await?;
+        Ok(if is_lost { Flow::End } else { Flow::Next })
+    }
+
+    /// What has come before the transfer begins was not said to it, and waits for its turn.
+    fn read_ahead(&mut self) {
+        while self.waiting.len() < WAITING_LINES_MAX {
+            match self.control.heard_already() {
+                Some(heard) => self.waiting.push_back(heard),
+                None => return,
+            }
+        }
+    }
+
+    async fn accompany(
+        &mut self,
+        errand: Errand,
+        interrupt: &watch::Sender<Option<Interruption>>,
+        mut opened: oneshot::Receiver<Opened>,
+        watch: &ControlWatch,
+        meter: &Meter,
+    ) -> io::Result<Outcome> {
+        let (verb, path) = (errand.verb, errand.path.clone());
+        // Read ahead already: an end, or an ABOR, that the loop below will not hear again.
+        for heard in &self.waiting {
+            notice(heard, interrupt, watch);
+        }
+        let Login::In(session) = &mut self.login else {
+            return Ok(Outcome { bytes: 0, end: Err(Broken::Lost) });
+        };
+        let mut running = Box::pin(perform(session, errand));
+        let mut is_announced = false;
+        let mut phase = self.phase.clone();
+        let mut is_broken_off = false;
+        loop {
+            tokio::select! {
+                biased;
+                file = &mut opened, if !is_announced => {
+                    is_announced = true;
+                    if let Ok(file) = file {
+                        self.control.say(&announcement(verb, &path, file), self.names).await?;
+                    }
+                }
+                outcome = &mut running => return Ok(outcome),
+                () = reached(&mut phase, Phase::Breaking), if !is_broken_off => {
+                    is_broken_off = true;
+                    interrupt.send_replace(Some(Interruption::Stopping));
+                }
+                heard = self.control.hear(), if may_hear(&self.waiting) => {
+                    notice(&heard, interrupt, watch);
+                    match at_once(&heard, verb, &path, meter) {
+                        Some(reply) if self.waiting.is_empty() => self.control.say(&reply, self.names).await?,
+                        _ => self.waiting.push_back(heard),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Not after the end, and not without bound.
+fn may_hear(waiting: &std::collections::VecDeque<Heard>) -> bool {
+    waiting.len() < WAITING_LINES_MAX && waiting.back() != Some(&Heard::Closed)
+}
+
+/// ABOR, QUIT and the end of the connection concern the transfer itself.
+fn notice(heard: &Heard, interrupt: &watch::Sender<Option<Interruption>>, watch: &ControlWatch) {
+    match heard {
+        Heard::Line(line) => match verb_of(line).as_str() {
+            "ABOR" => {
+                interrupt.send_replace(Some(Interruption::Abor));
+            }
+            "QUIT" | "BYE" => watch.note_quit(),
+            _ => {}
+        },
+        // Behind a QUIT it is orderly: the transfer goes on.
+        Heard::Closed if !watch.has_quit() => {
+            interrupt.send_replace(Some(Interruption::ControlGone));
+        }
+        Heard::Closed | Heard::TooLong => {}
+    }
+}
+
+/// What is answered without waiting for the end of the transfer.
+fn at_once(heard: &Heard, verb: &str, path: &ClientPath, meter: &Meter) -> Option<Reply> {
+    let Heard::Line(line) = heard else { return None };
+    if line.trim_ascii().eq_ignore_ascii_case(b"STAT") {
+        let body = vec![format!("{verb} {path}: {} bytes so far", meter.bytes())];
+        return Some(Reply::lines(211, "Transfer under way:", body, "End"));
+    }
+    (verb_of(line) == "NOOP").then(|| Reply::new(200, "Transfer under way"))
+}
+
+/// Waits for the data connection, hands the order to the inner session, and brings back the outcome.
+async fn perform(session: &mut Session, errand: Errand) -> Outcome {
+    let Errand { verb, path, work, door, control, mut interrupt, opened, progress, means } = errand;
+    let broken = |end| Outcome { bytes: 0, end: Err(end) };
+    let data = tokio::select! {
+        biased;
+        reason = interrupted(&mut interrupt) => return broken(Broken::Interrupted(reason)),
+        dialled = door.accept() => match dialled {
+            Ok(data) => data,
+            Err(error) => return broken(Broken::NoConnection(error)),
+        },
+    };
+    let restart = match &work {
+        Work::Retrieve { start } => *start,
+        Work::Store { .. } | Work::List { .. } => 0,
+    };
+    let (told, outcome) = oneshot::channel();
+    let line = format!("{verb} {path}");
+    let context = session.context.clone();
+    context.place(Order { data, work, path, control, interrupt, opened, outcome: told, progress, means });
+    let outcome = ask_inner(session, &line, restart, outcome).await;
+    // Nobody has performed it: its data connection must not look like an empty file.
+    if let Some(order) = context.withdraw() {
+        order.data.reset();
+    }
+    context.take_report();
+    outcome.unwrap_or_else(|| broken(Broken::Lost))
+}
+
+/// `None` where the inner session died, or panicked, before there was an outcome.
+async fn ask_inner(
+    session: &mut Session,
+    line: &str,
+    restart: u64,
+    mut outcome: oneshot::Receiver<Outcome>,
+) -> Option<Outcome> {
+    let inner = match session.inner().await {
+        Ok(inner) => inner,
+        Err(error) => {
+            warn!(%error, "no inner session");
+            return None;
+        }
+    };
+    let mut talking = Box::pin(inner.transfer(line, restart));
+    let mut said = None;
+    let told = tokio::select! {
+        // A dropped sender ends it too: a panic in a transfer yields no reply of the inner session.
+        told = &mut outcome => told.ok(),
+        reply = &mut talking => {
+            said = Some(reply);
+            outcome.try_recv().ok()
+        }
+    };
+    if said.is_none() && told.is_some() {
+        said = tokio::time::timeout(INNER_END_TIME, &mut talking).await.ok();
+    }
+    drop(talking);
+    match said {
+        Some(Ok(reply)) => debug!(code = reply.code, "inner session done"),
+        Some(Err(error)) => {
+            warn!(%error, "inner session died in a transfer");
+            session.inner = None;
+        }
+        None => {
+            warn!("inner session failed in a transfer");
+            session.inner = None;
+        }
+    }
+    told
+}
+
+/// 150.
+fn announcement(verb: &str, path: &ClientPath, file: Opened) -> Reply {
+    match file.bytes {
+        Some(bytes) => Reply::new(150, format!("{verb} {path} begins ({bytes} bytes)")),
+        None => Reply::new(150, format!("{verb} {path} begins")),
+    }
+}
+
+fn final_reply(path: &ClientPath, outcome: &Outcome) -> Reply {
+    match &outcome.end {
+        Ok(Complete::Stored) => Reply::new(226, format!("Stored, {} bytes", outcome.bytes)),
+        Ok(Complete::Sent) => Reply::new(226, format!("Sent, {} bytes", outcome.bytes)),
+        Ok(Complete::Listed { names, cut: false }) => Reply::new(226, format!("Listed, {names} names")),
+        Ok(Complete::Listed { names, cut: true }) => {
+            Reply::new(226, format!("Cut after {names} names (max_list_file), there are more"))
+        }
+        Err(broken) => broken.reply(path),
+    }
+}
+
+/// One line per transfer.
+fn log(user: &str, peer: SocketAddr, verb: &str, path: &ClientPath, outcome: &Outcome, time: Duration) {
+    let bytes = outcome.bytes;
+    let seconds = time.as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
+    let rate = bytes as f64 / 1e6 / seconds.max(1e-6);
+    let (seconds, rate) = (format!("{seconds:.3}"), format!("{rate:.1}"));
+    match &outcome.end {
+        Ok(complete) => {
+            info!(user, %peer, verb, %path, bytes, seconds, mb_per_s = rate, outcome = "complete", "transfer");
+            if let Complete::Listed { names, cut: true } = complete {
+                warn!(user, %peer, verb, %path, names, "listing cut: max_list_file allows no more");
+            }
+        }
+        Err(broken) => {
+            let why = broken.why();
+            info!(user, %peer, verb, %path, bytes, seconds, mb_per_s = rate, outcome = "broken", why, "transfer");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The client's data connection.
+//!
+//! A passive port is chosen and bound here, the connection accepted only when a transfer asks for it, and
+//! only from the address of the control connection: a stranger who finds the port is dropped, and the wait
+//! goes on. What comes out is a [`DataConnection`], the one type that transfers read from and write to, so
+//! that another way to make one (active mode) or another wire (TLS) has its place here.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::RwLock;
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::warn;
+
+use super::buffers::Piece;
+use crate::config::{PassiveHost, PassivePorts};
+
+/// How long a client may take to dial a passive port once it has asked for a transfer.
+pub(super) const DIAL_TIME: Duration = Duration::from_secs(15);
+/// How often a `masquerade_address` that is a name is looked up again.
+const LOOKUP_PERIOD: Duration = Duration::from_secs(60);
+/// Connections that may wait at a passive port: one is ours, the others are strangers to be dropped.
+const BACKLOG: i32 = 16;
+
+/// What passive clients are told, and which ports are theirs.
+#[derive(Debug)]
+pub(super) struct PassiveDoors {
+    ports: PassivePorts,
+    host: Option<PassiveHost>,
+    /// What the name was looked up as last.
+    looked_up: RwLock<Option<Ipv4Addr>>,
+}
+
+/// A passive port that waits for its client.
+#[derive(Debug)]
+pub(super) struct PassiveDoor {
+    listener: TcpListener,
+    peer: IpAddr,
+    /// When the client was told of it: until it has dialled, at least one round trip goes by.
+    told: Instant,
+}
+
+/// Bytes from and to the client.
+#[derive(Debug)]
+pub(super) struct DataConnection {
+    stream: TcpStream,
+    /// From the reply that told the port until the connection was there: at least one round trip.
+    pub(super) dialled_within: Duration,
+}
+
+impl PassiveDoors {
+    pub(super) fn new(ports: PassivePorts, host: Option<PassiveHost>) -> Self {
+        Self { ports, host, looked_up: RwLock::new(None) }
+    }
+
+    /// The address that PASV tells a client who came to `local`.
+    pub(super) fn told_address(&self, local: Ipv4Addr) -> Ipv4Addr {
+        match &self.host {
+            Some(PassiveHost::Address(IpAddr::V4(address))) => *address,
+            Some(PassiveHost::Name(_)) => self.looked_up.read().unwrap_or(local),
+            // An IPv6 address cannot be told by PASV, and EPSV tells none.
+            Some(PassiveHost::Address(IpAddr::V6(_))) | None => local,
+        }
+    }
+
+    /// Looks the name up, again and again, for as long as it is polled; at once over where there is none.
+    pub(super) async fn keep_looking_up(&self) {
+        let Some(PassiveHost::Name(name)) = &self.host else { return };
+        loop {
+            match tokio::net::lookup_host((name.as_str(), 0)).await {
+                Ok(mut addresses) => {
+                    let found = addresses.find_map(|address| match address.ip() {
+                        IpAddr::V4(address) => Some(address),
+                        IpAddr::V6(_) => None,
+                    });
+                    match found {
+                        Some(address) => *self.looked_up.write() = Some(address),
+                        None => warn!(name, "masquerade_address has no IPv4 address"),
+                    }
+                }
+                // The last one known stays.
+                Err(error) => warn!(name, %error, "masquerade_address cannot be looked up"),
+            }
+            tokio::time::sleep(LOOKUP_PERIOD).await;
+        }
+    }
+
+    /// Listens on a free port of the range, for a client at `peer` who came to `local`.
+    ///
+    /// # Errors
+    /// EADDRINUSE where no port is free.
+    pub(super) fn open(&self, local: IpAddr, peer: IpAddr) -> io::Result<PassiveDoor> {
+        let PassivePorts { first, last } = self.ports;
+        let count = u32::from(last.saturating_sub(first)) + 1;
+        let start = fastrand::u32(0..count);
+        let mut failure = io::Error::from(io::ErrorKind::AddrInUse);
+        for step in 0..count {
+            let port = u16::try_from(u32::from(first) + (start + step) % count).unwrap_or(last);
+            match listen(SocketAddr::new(local, port)) {
+                Ok(listener) => return Ok(PassiveDoor { listener, peer, told: Instant::now() }),
+                // A port that is bound by somebody else tells so at bind or at listen.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => failure = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failure)
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Else ports of transfers that are just over (TIME_WAIT) would count as taken.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+impl PassiveDoor {
+    pub(super) fn port(&self) -> io::Result<u16> {
+        Ok(self.listener.local_addr()?.port())
+    }
+
+    /// The client has been told just now.
+    pub(super) fn start_clock(&mut self) {
+        self.told = Instant::now();
+    }
+
+    /// Waits for the client to dial.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] after [`DIAL_TIME`].
+    pub(super) async fn accept(self) -> io::Result<DataConnection> {
+        let dialled = async {
+            loop {
+                let (stream, from) = self.listener.accept().await?;
+                if from.ip() == self.peer {
+                    return Ok::<_, io::Error>(stream);
+                }
+                warn!(%from, client = %self.peer, "stranger at a passive port dropped");
+            }
+        };
+        match tokio::time::timeout(DIAL_TIME, dialled).await {
+            Ok(stream) => {
+                let stream = stream?;
+                // The last piece of a transfer must not wait for an acknowledgement.
+                stream.set_nodelay(true)?;
+                Ok(DataConnection { stream, dialled_within: self.told.elapsed() })
+            }
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+impl DataConnection {
+    /// Until bytes, an end or an error are there.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
+    }
+
+    /// Reads what is there into the room of `piece`: 0 is the end.
+    pub(super) fn try_read(&self, piece: &mut Piece) -> io::Result<usize> {
+        let bytes = self.stream.try_read(piece.spare())?;
+        piece.fill(bytes);
+        Ok(bytes)
+    }
+
+    /// Writes all; `stall` is how long it may take until at least one byte more has gone.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] for a stall, else what the socket says.
+    pub(super) async fn write_all(&self, mut bytes: &[u8], stall: Duration) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.stream.try_write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(gone) => bytes = &bytes[gone..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match tokio::time::timeout(stall, self.stream.writable()).await {
+                        Ok(ready) => ready?,
+                        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of what is sent: a FIN, which tells the client that it has everything.
+    pub(super) fn finish(self) {
+        // A client that is gone has noticed by itself.
+        drop(SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write));
+        // Bytes that nobody asked for, left unread, would turn the close into a reset that cuts the tail.
+        let mut stray = [0; 512];
+        while matches!(self.stream.try_read(&mut stray), Ok(bytes) if bytes > 0) {}
+    }
+
+    /// The end of what broke: a RST, which nobody takes for a complete file.
+    pub(super) fn reset(self) {
+        if let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)) {
+            warn!(%error, "data connection closed without reset");
+        }
+    }
+}
+
+/// Shared by all sessions.
+pub(super) type SharedDoors = Arc<PassiveDoors>;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn doors(first: u16, last: u16) -> PassiveDoors {
+        PassiveDoors::new(PassivePorts { first, last }, None)
+    }
+
+    #[tokio::test]
+    async fn every_port_of_the_range_is_tried_and_then_it_is_an_error() {
+        let doors = doors(48_710, 48_712);
+        let open: Vec<PassiveDoor> = (0..3).map(|_| doors.open(LOCAL, LOCAL).unwrap()).collect();
+        let mut ports: Vec<u16> = open.iter().map(|door| door.port().unwrap()).collect();
+        ports.sort_unstable();
+        assert_eq!(ports, [48_710, 48_711, 48_712]);
+        assert_eq!(doors.open(LOCAL, LOCAL).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn strangers_are_dropped_and_the_client_still_gets_through() {
+        let door = doors(48_720, 48_739).open(LOCAL, IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).unwrap();
+        let address = SocketAddr::new(LOCAL, door.port().unwrap());
+        let accepted = tokio::spawn(door.accept());
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        assert_eq!(stranger.read(&mut [0; 1]).await.unwrap_or(0), 0);
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut client = socket.connect(address).await.unwrap();
+        let data = accepted.await.unwrap().unwrap();
+        data.write_all(b"hello", Duration::from_secs(1)).await.unwrap();
+        data.finish();
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "hello");
+    }
+
+    #[tokio::test]
+    async fn what_broke_is_reset_and_what_stalls_is_told() {
+        let door = doors(48_740, 48_759).open(LOCAL, LOCAL).unwrap();
+        let mut client = TcpStream::connect((LOCAL, door.port().unwrap())).await.unwrap();
+        let data = door.accept().await.unwrap();
+        let flood = vec![0; 64 * 1024 * 1024];
+        let error = data.write_all(&flood, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        data.reset();
+        let error = client.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(client.write_all(b"x").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_masquerade_name_is_looked_up_in_the_background() {
+        let host = Some(PassiveHost::Name("localhost".to_owned()));
+        let doors = PassiveDoors::new(PassivePorts { first: 1, last: 1 }, host);
+        let local = Ipv4Addr::new(192, 0, 2, 1);
+        assert_eq!(doors.told_address(local), local);
+        tokio::select! {
+            () = doors.keep_looking_up() => unreachable!("it never ends"),
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+        assert_eq!(doors.told_address(local), Ipv4Addr::LOCALHOST);
+    }
+}

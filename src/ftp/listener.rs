@@ -1,0 +1,252 @@
+//! Accepts: who may connect, and how many.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tracing::{debug, warn};
+
+use super::{Front, FtpError, Phase, desk::FrontDesk, names::Names, reply::Reply};
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// Pause after a failed accept: out of descriptors, the next one would fail at once and for ever.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Tries to find a port that is free on every address.
+const PORT_TRIES: usize = 32;
+/// Descriptors of a session in a transfer: control, inner pair, client's data, inner data pair, file, and room for what
+/// is opened in passing.
+const DESCRIPTORS_PER_SESSION: usize = 10;
+/// Descriptors of the program itself.
+const DESCRIPTORS_APART: usize = 64;
+
+/// The bound control sockets.
+#[derive(Debug)]
+pub(super) struct Listeners(Vec<TcpListener>);
+
+/// The running accept loops and the sessions they have begun.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    loops: Vec<JoinHandle<()>>,
+    /// Each session holds a sender of it.
+    alive: mpsc::Receiver<()>,
+}
+
+impl Listeners {
+    pub(super) fn bind(addresses: &[IpAddr], port: u16) -> Result<Self, FtpError> {
+        let tries = if port == 0 { PORT_TRIES } else { 1 };
+        let mut outcome = Err(FtpError::NoAddress);
+        for _ in 0..tries {
+            outcome = Self::bind_once(addresses, port);
+            let taken = matches!(&outcome, Err(FtpError::Listen { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse);
+            if !taken {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// With port 0 the first address gets any free port, and the others the same one.
+    fn bind_once(addresses: &[IpAddr], port: u16) -> Result<Self, FtpError> {
+        let mut port = port;
+        let mut listeners = Vec::new();
+        let mut missing = None;
+        for &address in addresses {
+            let address = SocketAddr::new(address, port);
+            match listen(address).and_then(|listener| Ok((listener.local_addr()?.port(), listener))) {
+                Ok((bound, listener)) => {
+                    port = bound;
+                    listeners.push(listener);
+                }
+                Err(source) if is_missing_family(&source) => {
+                    warn!(%address, error = %source, "address family is not there, not listening on it");
+                    missing = Some(FtpError::Listen { address, source });
+                }
+                Err(source) => return Err(FtpError::Listen { address, source }),
+            }
+        }
+        if listeners.is_empty() { Err(missing.unwrap_or(FtpError::NoAddress)) } else { Ok(Self(listeners)) }
+    }
+
+    pub(super) fn ports(&self) -> Vec<u16> {
+        self.0.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect()
+    }
+
+    /// Begins to accept.
+    pub(super) fn accept(self, front: &Arc<Front>, phase: &watch::Receiver<Phase>) -> Sessions {
+        let (life, alive) = mpsc::channel(1);
+        let seats =
+            Arc::new(Seats { taken: AtomicUsize::new(0), count: seat_count(front.config.sessions_max) });
+        let loops = self
+            .0
+            .into_iter()
+            .map(|listener| {
+                let door = Door { front: front.clone(), phase: phase.clone(), seats: seats.clone() };
+                tokio::spawn(door.accept(listener, life.clone()))
+            })
+            .collect();
+        Sessions { loops, alive }
+    }
+}
+
+impl Sessions {
+    /// No new session.
+    pub(super) fn close(&self) {
+        self.loops.iter().for_each(JoinHandle::abort);
+    }
+
+    /// Until no session is left.
+    pub(super) async fn ended(&mut self) {
+        while self.alive.recv().await.is_some() {}
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        // IPv4 has a socket of its own: mapped addresses would confuse PASV and the peer's address.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn is_missing_family(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+/// As many as the descriptors allow, where nothing is set.
+fn seat_count(set: usize) -> usize {
+    if set != 0 {
+        return set;
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let descriptors = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    (descriptors.saturating_sub(DESCRIPTORS_APART) / DESCRIPTORS_PER_SESSION).max(1)
+}
+
+/// Sessions that there may be at once.
+#[derive(Debug)]
+struct Seats {
+    taken: AtomicUsize,
+    count: usize,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Seat(Arc<Seats>);
+
+impl Seats {
+    fn take(self: &Arc<Self>) -> Option<Seat> {
+        let more = |taken| (taken < self.count).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Seat(self.clone()))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What an accept loop needs.
+struct Door {
+    front: Arc<Front>,
+    phase: watch::Receiver<Phase>,
+    seats: Arc<Seats>,
+}
+
+impl Door {
+    async fn accept(self, listener: TcpListener, life: mpsc::Sender<()>) {
+        let mut is_failing = false;
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    is_failing = false;
+                    self.admit(stream, peer, &life);
+                }
+                Err(error) => {
+                    if !is_failing {
+                        warn!(%error, "cannot accept, trying again");
+                    }
+                    is_failing = true;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, life: &mpsc::Sender<()>) {
+        let Some(seat) = self.seats.take() else {
+            warn!(%peer, sessions = self.seats.count, "refused: max_connection_num sessions are there");
+            refuse(&stream);
+            return;
+        };
+        let (front, phase, life) = (self.front.clone(), self.phase.clone(), life.clone());
+        tokio::spawn(async move {
+            match FrontDesk::open(front, stream, peer, phase) {
+                Ok(desk) => desk.attend().await,
+                Err(error) => debug!(%peer, %error, "connection lost at once"),
+            }
+            drop((seat, life));
+        });
+    }
+}
+
+/// 421 and close. The socket's buffer is empty, so the line fits.
+fn refuse(stream: &TcpStream) {
+    let reply = Reply::new(421, "Too many sessions (max_connection_num), try again later");
+    if let Err(error) = stream.try_write(&reply.encode(Names::default())) {
+        debug!(%error, "refusal not told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_families_share_a_port_that_was_not_set() {
+        let addresses = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+        let ports = Listeners::bind(&addresses, 0).unwrap().ports();
+        assert_eq!(ports.len(), 2);
+        assert!(ports[0] != 0 && ports[0] == ports[1]);
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_and_no_address_are_errors() {
+        let address = "127.0.0.1".parse().unwrap();
+        let first = Listeners::bind(&[address], 0).unwrap();
+        let error = Listeners::bind(&[address], first.ports()[0]).unwrap_err();
+        assert!(matches!(error, FtpError::Listen { .. }), "{error}");
+        assert!(matches!(Listeners::bind(&[], 21), Err(FtpError::NoAddress)));
+    }
+
+    #[test]
+    fn seats_are_counted_and_given_back() {
+        let seats = Arc::new(Seats { taken: AtomicUsize::new(0), count: 2 });
+        let held = [seats.take(), seats.take()];
+        assert!(seats.take().is_none());
+        drop(held);
+        assert!(seats.take().is_some());
+        assert!(seat_count(0) >= 1 && seat_count(7) == 7);
+    }
+}

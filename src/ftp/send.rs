@@ -1,0 +1,168 @@
+//! A download or a listing: to the client's data connection.
+//!
+//! While one piece goes to the socket, the next one is read from the mount. A piece is read by a blocking
+//! step; while the client stalls no thread waits for it. What breaks in the middle ends in a reset of the
+//! data connection: a clean end would look like a whole file.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rustix::io::Errno;
+
+use super::{
+    buffers::Piece,
+    command::ListRequest,
+    data::DataConnection,
+    home::{Facts, Home, blocking},
+    listing::{Lister, Look},
+    path::ClientPath,
+    reply::Deed,
+    transfer::{Broken, Complete, Means, Meter, Opened, Order, Outcome, Work, interrupted},
+};
+
+/// Bytes of lines that one blocking step makes.
+const LISTING_CHUNK_BYTES: usize = 128 * 1024;
+
+/// Performs an order to retrieve or to list, tells its outcome, and gives back what the stock server should
+/// hear.
+pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
+    let Order { data, work, path, mut interrupt, opened, outcome, progress, means, .. } = order;
+    let meter = Meter::new(progress);
+    let sending = async {
+        match work {
+            Work::Retrieve { start } => {
+                retrieve(home, path, start, &data, opened, &means, &meter).await.map(|()| Complete::Sent)
+            }
+            Work::List { request, look } => list(home, request, look, &data, opened, &means, &meter).await,
+            Work::Store { .. } => Err(Broken::Lost),
+        }
+    };
+    let end = tokio::select! {
+        biased;
+        reason = interrupted(&mut interrupt) => Err(Broken::Interrupted(reason)),
+        end = sending => end,
+    };
+    match &end {
+        Ok(_) => data.finish(),
+        Err(_) => data.reset(),
+    }
+    let heard = match &end {
+        Ok(_) => Ok(meter.bytes()),
+        Err(Broken::Mount(errno, _)) => Err(*errno),
+        Err(_) => Err(Errno::IO),
+    };
+    drop(outcome.send(Outcome { bytes: meter.bytes(), end }));
+    heard
+}
+
+async fn retrieve(
+    home: &Arc<Home>,
+    path: ClientPath,
+    start: u64,
+    data: &DataConnection,
+    opened: tokio::sync::oneshot::Sender<Opened>,
+    means: &Arc<Means>,
+    meter: &Meter,
+) -> Result<(), Broken> {
+    let of_mount = |error: io::Error| Broken::of_mount(&error, Deed::Read);
+    let (file, facts) = home.run(move |root| root.open_to_read(&path)).await.map_err(of_mount)?;
+    if start > facts.bytes {
+        return Err(Broken::RestPastEnd { bytes: facts.bytes });
+    }
+    opened.send(Opened { bytes: Some(facts.bytes - start) }).ok();
+    let file = Arc::new(file);
+    let mut offset = start;
+    let mut last: Option<Piece> = None;
+    loop {
+        let written = write_piece(data, last.take(), means, meter);
+        let read = async { read_piece(&file, offset, means).await.map_err(of_mount) };
+        let ((), next) = tokio::try_join!(written, read)?;
+        if next.is_empty() {
+            break;
+        }
+        offset += next.filled().len() as u64;
+        last = Some(next);
+    }
+    if offset >= facts.bytes {
+        return Ok(());
+    }
+    // The size may have been an old one, while what was read is the whole of the object as it is now.
+    let facts = blocking(move || Facts::afresh(&*file)).await.map_err(of_mount)?;
+    if offset < facts.bytes { Err(Broken::Truncated) } else { Ok(()) }
+}
+
+/// The piece at `offset`; empty at the end of the file.
+async fn read_piece(file: &Arc<OwnedFd>, offset: u64, means: &Means) -> io::Result<Piece> {
+    let _place = means.reads.acquire().await.map_err(io::Error::other)?;
+    let (file, mut piece) = (file.clone(), means.buffers.take());
+    blocking(move || {
+        loop {
+            match rustix::io::pread(&file, piece.spare(), offset) {
+                Ok(bytes) => {
+                    piece.fill(bytes);
+                    return Ok(piece);
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    })
+    .await
+}
+
+async fn write_piece(
+    data: &DataConnection,
+    piece: Option<Piece>,
+    means: &Means,
+    meter: &Meter,
+) -> Result<(), Broken> {
+    let Some(piece) = piece else { return Ok(()) };
+    write(data, piece.filled(), means, meter).await
+}
+
+async fn write(data: &DataConnection, bytes: &[u8], means: &Means, meter: &Meter) -> Result<(), Broken> {
+    let stall = means.stall;
+    data.write_all(bytes, stall).await.map_err(|error| Broken::of_connection(error, stall))?;
+    meter.add(bytes.len() as u64);
+    Ok(())
+}
+
+async fn list(
+    home: &Arc<Home>,
+    request: ListRequest,
+    look: Look,
+    data: &DataConnection,
+    opened: tokio::sync::oneshot::Sender<Opened>,
+    means: &Arc<Means>,
+    meter: &Meter,
+) -> Result<Complete, Broken> {
+    let of_mount = |error: io::Error| Broken::of_mount(&error, Deed::Look);
+    let mut lister =
+        home.run(move |root| Lister::open(root, &request, look, now())).await.map_err(of_mount)?;
+    opened.send(Opened { bytes: None }).ok();
+    let mut lines = Vec::new();
+    loop {
+        let more;
+        (lister, lines, more) = blocking(move || {
+            let more = lister.advance(&mut lines, LISTING_CHUNK_BYTES)?;
+            Ok((lister, lines, more))
+        })
+        .await
+        .map_err(of_mount)?;
+        write(data, &lines, means, meter).await?;
+        lines.clear();
+        if !more {
+            return Ok(Complete::Listed { names: lister.told(), cut: lister.is_cut() });
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
