@@ -51,6 +51,10 @@ impl Reason {
             "NoSuchBucket" => Self::NoSuchBucket,
             "NoSuchUpload" => Self::NoSuchUpload,
             "InvalidObjectState" => Self::Archived,
+            // An answer whose status went out as 200 has nothing but its code.
+            "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "RequestTimeTooSkewed" => {
+                Self::AccessDenied
+            }
             "DownloadForbidden" | "ExpiredToken" | "InvalidToken" | "BucketLocked" | "ObjectLocked" => {
                 Self::AccessDenied
             }

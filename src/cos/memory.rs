@@ -175,7 +175,7 @@ impl ObjectStore for MemoryStore {
             let message = "a copy onto itself must replace the metadata";
             return Err(refusal(OPERATION, target, 400, "InvalidRequest", message));
         }
-        let mut new = replace.cloned().unwrap_or_else(|| NewObject {
+        let mut new = replace.cloned().unwrap_or(NewObject {
             content_type: object.meta.content_type,
             metadata: object.meta.metadata,
             forbid_overwrite: false,
