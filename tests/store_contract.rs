@@ -3,6 +3,8 @@
 //! A contract is a function of a store over an empty bucket; the modules at the end make a test
 //! of each pair.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;

@@ -4,13 +4,21 @@
 //! the bucket in memory; `tests/store_contract.rs` runs one suite over both. Whoever holds a store sees no
 //! HTTP, no XML and no retry: a call returns when it is done, or when nothing more can be done about it.
 
+mod body;
+mod client;
 mod error;
 mod faulty;
+mod http;
+mod judge;
 mod media_type;
 mod memory;
 mod operation;
+mod request;
+mod retry;
+mod settle;
 mod sign;
 mod types;
+mod wire;
 
 use std::fmt::Debug;
 
@@ -18,8 +26,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+pub use client::CosClient;
 pub use error::{CosError, Reason};
 pub use faulty::{Fault, FaultyStore, Gate, Rule};
+pub use http::{HttpPool, SetupError};
 pub use memory::MemoryStore;
 pub use operation::Operation;
 pub use types::{
