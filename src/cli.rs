@@ -63,7 +63,7 @@ struct Mount {
     #[arg(long, value_name = "HOME_OR_USER")]
     only: Vec<String>,
     /// Take dead mounts off the homes, leave the read-only floor there, and end: after a crash
-    #[arg(long, conflicts_with = "only")]
+    #[arg(long, conflicts_with_all = ["only", "supervised"])]
     cleanup: bool,
     /// Stop when standard input ends: the way `serve` holds its child
     #[arg(long, hide = true)]
@@ -144,11 +144,9 @@ fn run_serve(file: &ConfigFile) -> Result<(), Failure> {
 
 fn run_mount(options: Mount) -> Result<(), Failure> {
     let Mount { file, only, cleanup, supervised } = options;
-    // The parent has judged memory before it took some itself, and a child that is started again must come up.
-    let config = match (&file.config, supervised) {
-        (Some(path), true) => Config::load_again(path)?,
-        (explicit, _) => Config::load_from(explicit.as_deref())?,
-    };
+    // A child that is started again has to come up, and a crash has to be cleared away, whatever the machine looks like now.
+    let path = Config::find(file.config.as_deref())?;
+    let config = if supervised || cleanup { Config::load_again(&path)? } else { Config::load(&path)? };
     let log = telemetry::start(&config.log, "mount");
     if !supervised {
         tell(&config);

@@ -93,38 +93,47 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with all problems at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::load_on(path, Machine::Whole)
+        Self::load_on(path, true)
     }
 
-    /// As [`Self::load`], but for memory: a parent has judged that before it took some itself.
+    /// As [`Self::load`], but without a look at homes and memory: for the child of a process that has judged them, which
+    /// has to come up again after a crash, and for cleaning up.
     ///
     /// # Errors
     /// As [`Self::load`].
     pub fn load_again(path: &Path) -> Result<Self, ConfigError> {
-        Self::load_on(path, Machine::ButMemory)
+        Self::load_on(path, false)
     }
 
-    fn load_on(path: &Path, machine: Machine) -> Result<Self, ConfigError> {
+    fn load_on(path: &Path, on_this_machine: bool) -> Result<Self, ConfigError> {
         let refuse = |problems| ConfigError { source_file: Some(path.to_owned()), problems };
         let bytes = std::fs::read(path).map_err(|error| refuse(vec![unreadable(&error)]))?;
-        let mut config = Reader { problems: Vec::new() }.read(&bytes, machine).map_err(refuse)?;
+        let mut config = Reader { problems: Vec::new() }.read(&bytes, on_this_machine).map_err(refuse)?;
         config.warnings.extend(host::file_warning(path));
         config.source = Some(path.to_owned());
         Ok(config)
     }
 
-    /// Reads the file that was named, else `./conf/vsftpd.conf`, else `/etc/cosgate/cosgate.conf`.
+    /// Reads the file that [`Self::find`] finds.
     ///
     /// # Errors
-    /// As [`Self::load`]; also where there is no file at all.
+    /// As [`Self::load`] and [`Self::find`].
     pub fn load_from(explicit: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load(&Self::find(explicit)?)
+    }
+
+    /// The file that was named, else `./conf/vsftpd.conf`, else `/etc/cosgate/cosgate.conf`.
+    ///
+    /// # Errors
+    /// Where none is named, and there is neither of the two.
+    pub fn find(explicit: Option<&Path>) -> Result<PathBuf, ConfigError> {
         if let Some(path) = explicit {
-            return Self::load(path);
+            return Ok(path.to_owned());
         }
         // What exists but cannot be read is a problem, not a reason to look elsewhere.
         let there = |path: &&Path| !matches!(path.try_exists(), Ok(false));
         match [Path::new(FILE_HERE), Path::new(FILE_OF_SYSTEM)].iter().copied().find(there) {
-            Some(path) => Self::load(path),
+            Some(path) => Ok(path.to_owned()),
             None => {
                 let why = format!(
                     "no configuration: neither {FILE_HERE} nor {FILE_OF_SYSTEM} exists, name one with -c"
@@ -140,7 +149,7 @@ impl Config {
     /// [`ConfigError`] with all problems at once.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         Reader { problems: Vec::new() }
-            .read(bytes, Machine::Unasked)
+            .read(bytes, false)
             .map_err(|problems| ConfigError { source_file: None, problems })
     }
 
@@ -160,21 +169,13 @@ impl Config {
     }
 }
 
-/// What of this machine is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Machine {
-    Whole,
-    ButMemory,
-    Unasked,
-}
-
 /// From bytes to [`Config`]; gathers the problems on the way.
 struct Reader {
     problems: Vec<Problem>,
 }
 
 impl Reader {
-    fn read(mut self, bytes: &[u8], machine: Machine) -> Result<Config, Vec<Problem>> {
+    fn read(mut self, bytes: &[u8], on_this_machine: bool) -> Result<Config, Vec<Problem>> {
         let file = FileConfig::parse(bytes, &mut self.problems);
         let mut sections = Sections::new(&file, self.problems);
         let runtime_dir = host::runtime_dir();
@@ -183,11 +184,11 @@ impl Reader {
         let ftp = ftp::read(&mut sections);
         let log = limits::read_log(&mut sections);
         let check_memory = limits::read_check_memory(&mut sections);
-        if machine != Machine::Unasked {
+        if on_this_machine {
             host::check(&accounts, &mut sections);
-        }
-        if machine == Machine::Whole && check_memory {
-            host::check_memory(&limits, &ftp, &mut sections);
+            if check_memory {
+                host::check_memory(&limits, &ftp, &mut sections);
+            }
         }
         let warnings = sections.finish()?;
         Ok(Config {
