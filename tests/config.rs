@@ -349,3 +349,72 @@ fn a_file_that_is_not_there_is_a_problem_of_configuration() {
     let error = Config::load_from(Some(&folder.path().join("none"))).unwrap_err();
     assert!(error.to_string().contains("cannot be read"), "{error}");
 }
+
+fn project_file(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[test]
+fn the_example_holds_every_key_and_its_default() {
+    let example = project_file("conf/cosgate.conf.example");
+    for key in KEYS {
+        let lines =
+            || example.lines().filter(|line| line.trim_start_matches(['#', ' ']).starts_with(key.name));
+        assert!(lines().any(|line| line.contains(&format!("{} = ", key.name))), "{} is missing", key.name);
+    }
+    // As it is: refused by its placeholders alone.
+    for line in problems(parse(&example)) {
+        assert!(line.contains("placeholder"), "{line}");
+    }
+    let filled = |example: &str| {
+        let example = example.replace("{name}-{appid}", "demo-1250000000").replace("ap-xxx", "ap-guangzhou");
+        parse(&example.replace("XXXXXX", "filled")).unwrap()
+    };
+    let is_key =
+        |line: &str| line.as_bytes().get(1).is_some_and(u8::is_ascii_lowercase) && line.starts_with('#');
+    let set: Vec<_> = example.lines().map(|line| if is_key(line) { &line[1..] } else { line }).collect();
+    assert!(set.iter().filter(|line| line.contains(" = ")).count() >= KEYS.len() - 2);
+    assert_eq!(filled(&set.join("\n")), filled(&example));
+    // A default that can be written is written.
+    for key in KEYS.iter().filter(|key| key.state == KeyState::Built) {
+        if let KeyDefault::Value(value) = key.default {
+            let start = format!("#{} = {value}", key.name);
+            assert!(example.lines().any(|line| line.split("   ").next().unwrap() == start), "{start}");
+        }
+    }
+}
+
+#[test]
+fn the_table_of_defaults_tells_the_defaults() {
+    let mut text = ACCOUNT.to_owned();
+    for (kind, header) in [
+        (SectionKind::Account, ""),
+        (SectionKind::Network, "[NETWORK]\n"),
+        (SectionKind::Options, "[OPTIONAL]\n"),
+    ] {
+        text.push_str(header);
+        for key in KEYS.iter().filter(|key| key.section == kind && key.state == KeyState::Built) {
+            if let KeyDefault::Value(value) = key.default {
+                text.push_str(&format!("{} = {value}\n", key.name));
+            }
+        }
+    }
+    assert_eq!(parse(&text).unwrap(), parse(ACCOUNT).unwrap());
+}
+
+#[test]
+fn every_key_is_explained() {
+    let manual = project_file("docs/CONFIGURATION.md");
+    let rows: Vec<_> = manual.lines().filter(|line| line.starts_with('|')).collect();
+    for key in KEYS {
+        let row = rows.iter().find(|row| row.split('|').nth(1).unwrap().contains(&format!("`{}`", key.name)));
+        let row = row.unwrap_or_else(|| panic!("{} is not explained", key.name));
+        let not_built = matches!(key.state, KeyState::NotBuilt(_));
+        // The password's hash is a value, not a key, that is not built.
+        let told = row.contains("**not built yet**") && key.name != "ftp_login_user_password";
+        assert_eq!(told, not_built, "{row}");
+        if let KeyDefault::Value(value) = key.default {
+            assert!(row.contains(&format!("`{value}`")), "{value} is not told in {row}");
+        }
+    }
+}
