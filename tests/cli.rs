@@ -107,3 +107,15 @@ fn check_prints_a_file_that_check_takes() {
     assert_eq!(body(&first), body(&second));
     assert!(!folder.path().join("log").exists(), "check writes no log");
 }
+
+#[test]
+fn check_online_asks_every_bucket_and_fails_where_one_does_not_answer() {
+    let (folder, text) = good();
+    // Nobody listens on the discard port.
+    fs::write(folder.path().join("a.conf"), text + "store_timeout = 1\n").unwrap();
+    let (code, stdout, stderr) = cosgate(folder.path(), &["check", "--online", "-c", "a.conf"]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stdout.contains("# online: [COS_ACCOUNT_0] demo-1250000000 cannot be used: "), "{stdout}");
+    assert!(stderr.contains("1 of 1 buckets cannot be used"), "{stderr}");
+    assert!(!stdout.contains("s3cr3t") && !stderr.contains("s3cr3t"));
+}

@@ -2,18 +2,49 @@
 
 use std::{fmt::Write as _, io::Write as _};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use futures_util::future::join_all;
 
-use crate::config::{Config, Secrets};
+use crate::{
+    config::{Config, MountConfig, Secrets},
+    cos::{CosClient, HttpPool, ObjectStore as _},
+};
 
 /// Prints the configuration as a file: every key with its value, defaults marked, secrets masked; warnings and notes above it,
 /// as comments. `online`: also asks each bucket.
 ///
 /// # Errors
 /// Where standard output cannot be written, or a bucket cannot be used.
-pub fn run(config: &Config, _online: bool) -> anyhow::Result<()> {
+pub fn run(config: &Config, online: bool) -> anyhow::Result<()> {
+    say(&report(config))?;
+    if !online {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    let pool = HttpPool::new();
+    let answers = runtime.block_on(join_all(config.mounts.iter().map(|mount| ask(mount, &pool))));
+    let mut text = "\n".to_owned();
+    let mut refused = 0;
+    for (mount, answer) in config.mounts.iter().zip(answers) {
+        refused += usize::from(answer.is_err());
+        let told =
+            answer.map_or_else(|error| format!("cannot be used: {error:#}"), |()| "answers".to_owned());
+        writeln!(text, "# online: [{}] {} {told}", mount.name, mount.store.bucket)?;
+    }
+    say(&text)?;
+    ensure!(refused == 0, "{refused} of {} buckets cannot be used", config.mounts.len());
+    Ok(())
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
-    output.write_all(report(config).as_bytes()).and_then(|()| output.flush()).context("standard output")
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("standard output")
+}
+
+/// A signed HEAD, retried as every request is.
+async fn ask(mount: &MountConfig, pool: &HttpPool) -> anyhow::Result<()> {
+    CosClient::new(&mount.store, pool)?.head_bucket().await?;
+    Ok(())
 }
 
 /// What is printed; itself a configuration file.
