@@ -342,11 +342,8 @@ async fn what_may_pass_is_tried_again() {
         stored(b"bytes"),
     ])
     .await;
-    // BadDigest counts as one of three only if the others have not used them up.
-    let outcome = put(&client, b"bytes", false).await;
-    assert_eq!(reason(outcome), (Reason::Corrupt, true));
-    assert_eq!(stub.seen().len(), 8);
     put(&client, b"bytes", false).await.unwrap();
+    assert_eq!(stub.seen().len(), 9);
     assert!(stub.seen().iter().all(|seen| seen.method == "PUT"));
     let bodies: Vec<Seen> = stub.seen().into_iter().filter(|seen| !seen.body.is_empty()).collect();
     assert!(bodies.iter().all(|seen| seen.body == b"bytes"));
@@ -414,7 +411,9 @@ async fn a_body_that_did_not_get_through_is_no_doubt() {
     let payload = Payload::with_crc64(vec![Bytes::from(vec![0; 1 << 16]); 1024], Crc64(0));
     let begun = Instant::now();
     let sent = client.upload_part(&key("k"), &UploadId::new("15"), PartNumber::FIRST, payload).await;
-    assert_eq!(reason(sent), (Reason::TimedOut, false));
+    // The kernel may be the first to see that nothing is acknowledged.
+    let (reason, in_doubt) = reason(sent);
+    assert!(matches!(reason, Reason::TimedOut | Reason::Unavailable) && !in_doubt, "{reason:?}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(!stub.seen().is_empty());
 }

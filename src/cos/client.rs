@@ -191,12 +191,15 @@ impl CosClient {
             .payload(body);
         let failed =
             self.run(&request, |answer| judge_document(&request, &answer, deleted(&answer.body))).await?;
-        let failed = failed.into_iter().filter_map(|outcome| {
-            let key = keys.iter().find(|key| key.as_str() == outcome.key)?;
+        let failed = failed.into_iter().map(|outcome| {
             let (error, again) = judge_single_delete(&outcome.error);
-            Some((key.clone(), error.of_key(key), again))
+            let key = keys.iter().find(|key| key.as_str() == outcome.key).ok_or_else(|| {
+                let why = format!("the answer tells of {:?}, which was not asked for", outcome.key);
+                CosError { reason: Reason::Malformed, in_doubt: true, ..refused(&request, why) }
+            })?;
+            Ok((key.clone(), error.of_key(key), again))
         });
-        Ok(failed.collect())
+        failed.collect()
     }
 }
 

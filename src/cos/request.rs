@@ -260,6 +260,20 @@ mod tests {
         assert_eq!(get(&place, "k").url.as_str(), "https://cos.example.com/examplebucket-1250000000/k");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_key_has_a_url_that_means_it(text in r"[./\\\\%2eE+ \t\x00-\x20a-c\PC]{1,40}", bucket_in_path: bool) {
+            let addressing = if bucket_in_path { Addressing::Path } else { Addressing::Virtual };
+            let place = Place::new(&config("cos.example.com", addressing)).unwrap();
+            if let Ok(key) = Key::new(&text) {
+                let signed = get(&place, key.as_str());
+                let path = percent_encoding::percent_decode_str(signed.url.path()).decode_utf8().unwrap();
+                let bucket = if bucket_in_path { "/examplebucket-1250000000" } else { "" };
+                proptest::prop_assert_eq!(&*path, format!("{bucket}/{text}"));
+            }
+        }
+    }
+
     #[test]
     fn an_endpoint_is_a_host() {
         for endpoint in ["", "a b", "host/path", "user@host", "host?x", "http://host", "host:port"] {

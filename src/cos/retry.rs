@@ -60,12 +60,14 @@ pub(super) struct Patience {
     /// Time in which no byte moved, pauses included.
     idle: Duration,
     attempts: u32,
+    /// Attempts that came back broken: [`Again::Few`].
+    broken: u32,
 }
 
 impl Patience {
     /// Patience for a call that begins now and may be without progress for `limit` in all.
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, begun: Instant::now(), idle: Duration::ZERO, attempts: 0 }
+        Self { limit, begun: Instant::now(), idle: Duration::ZERO, attempts: 0, broken: 0 }
     }
 
     /// How long the next attempt may be without progress.
@@ -86,11 +88,12 @@ impl Patience {
         random: f64,
     ) -> Option<Duration> {
         self.attempts += 1;
+        self.broken += u32::from(again == Again::Few);
         self.idle += last_progress.elapsed();
         let base = match again {
             Again::Never => return None,
             Again::ClockOff(_) => return Some(Duration::ZERO),
-            Again::Few if self.attempts >= FEW => return None,
+            Again::Few if self.broken >= FEW => return None,
             Again::Few | Again::Backoff => PAUSE_FIRST,
             Again::Throttled => PAUSE_FIRST_THROTTLED,
         };

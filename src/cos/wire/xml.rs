@@ -423,6 +423,7 @@ mod tests {
             format!("{blanks}{root}{blanks}"),
             root.replace("CompleteM", "c:CompleteM").replace("xmlns", "xmlns:c"),
             root.replace("a&lt;b", "a\u{1}\u{8}b"),
+            root.replace("a&lt;b", "a&#1;&#x8;b"),
         ] {
             let read = completed(text.as_bytes());
             assert_eq!(read.unwrap().etag.as_str(), "aa259a62513358f69e98e72e59856d88-3", "{text:?}");
