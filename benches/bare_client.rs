@@ -121,7 +121,7 @@ impl Meter {
     fn print(&self, what: &str, gib: usize) {
         let (seconds, gib) = (self.begun.elapsed().as_secs_f64(), f64::from(u32::try_from(gib).unwrap()));
         let cpu = (cpu_used() - self.cpu).as_secs_f64() / gib;
-        println!("{what}: {:.0} MB/s, {cpu:.2} CPU s/GiB", gib * 1073.741_824 / seconds);
+        println!("{what}: {:.0} MB/s, {cpu:.2} CPU s/GiB", gib * 1_073.741_824 / seconds);
     }
 }
 

@@ -5,6 +5,8 @@
 
 #[path = "common/stub_http.rs"]
 mod stub_http;
+#[path = "common/tls.rs"]
+mod tls;
 
 use std::{
     sync::Arc,
@@ -21,6 +23,7 @@ use cosgate::{
 };
 use futures_util::TryStreamExt;
 use stub_http::{Seen, Step, Stub, answer, bare_answer, error};
+use tls::{Handshake, TlsServer};
 
 const ETAG: (&str, &str) = ("ETag", "\"ee8de918d05640145b18f70f4c3aa602\"");
 const MODIFIED: (&str, &str) = ("Last-Modified", "Fri, 10 Apr 2020 09:35:05 GMT");
@@ -709,4 +712,56 @@ async fn clients_of_one_pool_share_its_connections() {
         client.head_object(&key("k")).await.unwrap_err();
     }
     assert!(stub.seen().iter().all(|seen| seen.connection == 0));
+}
+
+// ---- TLS ----
+
+fn tls_config(server: &TlsServer, ca_file: Option<std::path::PathBuf>) -> StoreConfig {
+    StoreConfig {
+        bucket: "examplebucket-1250000000".to_owned(),
+        endpoint: server.address.to_string(),
+        https: true,
+        addressing: Addressing::Path,
+        secret_id: "test-id".to_owned(),
+        secret_key: Secret::new("test-key"),
+        token: None,
+        ca_file,
+        proxy: None,
+        storage_class: None,
+        sse: None,
+        timeout: Duration::from_secs(20),
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_configured_authority_is_trusted() {
+    let server = TlsServer::start("127.0.0.1", answer("404 Not Found", &[], ""));
+    let client = client_of(&tls_config(&server, Some(server.ca_file.clone())));
+    assert_eq!(reason(client.head_object(&key("k")).await).0, Reason::NoSuchKey);
+    assert_eq!(reason(client.head_object(&key("k")).await).0, Reason::NoSuchKey);
+    // HTTP/1.1 although the server would rather speak HTTP/2, and one connection for both.
+    assert!(
+        server.handshakes().iter().all(|seen| *seen == Handshake { protocol: Some(b"http/1.1".to_vec()) })
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_refused_at_once() {
+    let server = TlsServer::start("elsewhere.example", answer("404 Not Found", &[], ""));
+    let client = client_of(&tls_config(&server, Some(server.ca_file.clone())));
+    let begun = Instant::now();
+    let error = client.put_object(&key("k"), Payload::new("x"), &NewObject::default()).await.unwrap_err();
+    assert_eq!((error.reason, error.in_doubt), (Reason::Unavailable, false));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(server.handshakes(), []);
+}
+
+#[tokio::test]
+async fn a_file_without_certificates_is_found_at_the_start() {
+    let server = TlsServer::start("127.0.0.1", Vec::new());
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    for path in [empty.path().to_owned(), "/nonexistent/ca.pem".into()] {
+        let error = CosClient::new(&tls_config(&server, Some(path.clone())), &HttpPool::new()).unwrap_err();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
 }
