@@ -77,7 +77,7 @@ impl FrontDesk {
         };
         let watch = errand.control.clone();
         let meter = Meter::new(progress);
-        let outcome = self.accompany(errand, &interrupt, opened, &watch, &meter).await?;
+        let outcome = self.accompany(errand, &interrupt, opened, &watch, &meter).await;
         let user = match &self.login {
             Login::In(session) => session.context.user().name.as_str(),
             Login::Nobody | Login::Named(_) => "nobody",
@@ -105,14 +105,14 @@ impl FrontDesk {
         mut opened: oneshot::Receiver<Opened>,
         watch: &ControlWatch,
         meter: &Meter,
-    ) -> io::Result<Outcome> {
+    ) -> Outcome {
         let (verb, path) = (errand.verb, errand.path.clone());
         // Read ahead already: an end, or an ABOR, that the loop below will not hear again.
         for heard in &self.waiting {
             notice(heard, interrupt, watch);
         }
         let Login::In(session) = &mut self.login else {
-            return Ok(Outcome { bytes: 0, end: Err(Broken::Lost) });
+            return Outcome { bytes: 0, end: Err(Broken::Lost) };
         };
         let mut running = Box::pin(perform(session, errand));
         let mut is_announced = false;
@@ -123,11 +123,11 @@ impl FrontDesk {
                 biased;
                 file = &mut opened, if !is_announced => {
                     is_announced = true;
-                    if let Ok(file) = file {
-                        self.control.say(&announcement(verb, &path, file), self.names).await?;
-                    }
+                    let Ok(file) = file else { continue };
+                    let said = self.control.say(&announcement(verb, &path, file), self.names).await;
+                    told_or_gone(said, interrupt);
                 }
-                outcome = &mut running => return Ok(outcome),
+                outcome = &mut running => return outcome,
                 () = reached(&mut phase, Phase::Breaking), if !is_broken_off => {
                     is_broken_off = true;
                     interrupt.send_replace(Some(Interruption::Stopping));
@@ -135,12 +135,21 @@ impl FrontDesk {
                 heard = self.control.hear(), if may_hear(&self.waiting) => {
                     notice(&heard, interrupt, watch);
                     match at_once(&heard, verb, &path, meter) {
-                        Some(reply) if self.waiting.is_empty() => self.control.say(&reply, self.names).await?,
+                        Some(reply) if self.waiting.is_empty() => {
+                            told_or_gone(self.control.say(&reply, self.names).await, interrupt);
+                        }
                         _ => self.waiting.push_back(heard),
                     }
                 }
             }
         }
+    }
+}
+
+/// A client that takes no replies is gone.
+fn told_or_gone(said: io::Result<()>, interrupt: &watch::Sender<Option<Interruption>>) {
+    if said.is_err() {
+        interrupt.send_replace(Some(Interruption::ControlGone));
     }
 }
 
@@ -286,5 +295,45 @@ fn log(user: &str, peer: SocketAddr, verb: &str, path: &ClientPath, outcome: &Ou
             let why = broken.why();
             info!(user, %peer, verb, %path, bytes, seconds, mb_per_s = rate, outcome = "broken", why, "transfer");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{Authority, PolicyConfig, Secret, UserConfig},
+        ftp::{home::Ground, inner::InnerSession, storage::SessionContext, users::Users},
+    };
+
+    async fn session(dir: &std::path::Path) -> Session {
+        let authority = Authority { read: true, write: true };
+        let user = UserConfig {
+            name: "user".to_owned(),
+            password: Secret::new("word"),
+            mount: String::new(),
+            root: dir.to_owned(),
+            policy: PolicyConfig { authority, delete_enable: true, overwrite_enable: true },
+        };
+        let user = Users::new(&[user], Ground::Plain).admit("user", &Secret::new("word")).unwrap();
+        let context = Arc::new(SessionContext::new(user));
+        let inner = InnerSession::open(context.clone()).await.unwrap();
+        Session { context, inner: Some(inner) }
+    }
+
+    #[tokio::test]
+    async fn a_transfer_without_an_outcome_is_lost_and_the_inner_session_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut session = session(dir.path()).await;
+        // No order lies in the context: the storage fails, and nobody tells an outcome, as after a panic.
+        let (told, outcome) = oneshot::channel();
+        drop(told);
+        assert!(ask_inner(&mut session, "STOR /x", 0, outcome).await.is_none());
+        let reply = session.inner().await.unwrap().ask("MKD /a").await.unwrap();
+        assert!(reply.is_good() && dir.path().join("a").is_dir());
+        session.inner().await.unwrap().cut();
+        assert!(session.inner().await.unwrap().ask("MKD /b").await.is_err());
+        session.inner = None;
+        assert!(session.inner().await.unwrap().ask("MKD /b").await.unwrap().is_good());
     }
 }

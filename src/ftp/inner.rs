@@ -129,6 +129,12 @@ impl InnerSession {
         Ok(last)
     }
 
+    /// As if the stock server had died.
+    #[cfg(test)]
+    pub(super) fn cut(&self) {
+        SockRef::from(self.control.get_ref()).shutdown(std::net::Shutdown::Both).unwrap();
+    }
+
     async fn say(&mut self, line: &str) -> io::Result<()> {
         debug_assert!(!line.contains(['\r', '\n', '\0']), "a line in a line");
         self.control.get_mut().write_all(format!("{line}\r\n").as_bytes()).await

@@ -76,9 +76,13 @@ pub(super) enum Deed {
     Rename,
 }
 
-/// The errno of an error of the mount; EIO where it has none.
+/// The errno of an error of the mount. cap-std refuses a path that leads out of the root without one.
 pub(super) fn errno_of(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
+    match (Errno::from_io_error(error), error.kind()) {
+        (Some(errno), _) => errno,
+        (None, io::ErrorKind::PermissionDenied) => Errno::XDEV,
+        (None, _) => Errno::IO,
+    }
 }
 
 /// The reply to a command that the mount refused.
