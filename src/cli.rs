@@ -6,16 +6,19 @@
 
 use std::{
     ffi::OsString,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
-use tracing::{error, info, warn};
+use tracing::{Level, error, info, warn};
 
 use crate::{
     config::{Config, ConfigError},
+    emulator::{self, EmulatorOptions},
     service::{
         check, ftp,
         mount::{self, MountOptions},
@@ -46,6 +49,8 @@ enum Command {
     Ftp(ConfigFile),
     /// Validate the configuration and print what it means, secrets masked
     Check(Check),
+    /// The embedded COS store alone
+    Emulator(Emulator),
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +82,35 @@ struct Check {
     /// Also ask each bucket, with a signed HEAD, whether it may be used
     #[arg(long)]
     online: bool,
+}
+
+#[derive(Debug, Args)]
+struct Emulator {
+    /// Address and port to listen on; port 0 = any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9980")]
+    listen: SocketAddr,
+    /// Directory that keeps the data [default: memory]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Bucket that is there from the start; may be given several times
+    #[arg(long, value_name = "NAME-APPID", default_value = "demo-1250000000")]
+    bucket: Vec<String>,
+    #[arg(long, value_name = "ID", default_value = "emulator")]
+    secret_id: String,
+    #[arg(long, value_name = "KEY", default_value = "emulator-secret")]
+    secret_key: String,
+    /// Milliseconds before the first byte of each response
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    latency: u64,
+    /// Each connection's bandwidth, each way; 0 = no bound
+    #[arg(long, value_name = "BYTES_PER_SECOND", default_value_t = 0)]
+    per_connection_bandwidth: u64,
+    /// ETags of parts without MD5, for benchmarks
+    #[arg(long)]
+    fast_etag: bool,
+    /// Address and port of the admin port: faults, counters, what is stored
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
 }
 
 /// Why a subcommand did not do what it should.
@@ -116,6 +150,7 @@ impl Cli {
             Command::Mount(options) => run_mount(options),
             Command::Ftp(file) => run_ftp(&file),
             Command::Check(options) => run_check(&options),
+            Command::Emulator(options) => run_emulator(options),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -168,6 +203,23 @@ fn run_ftp(file: &ConfigFile) -> Result<(), Failure> {
 fn run_check(options: &Check) -> Result<(), Failure> {
     let config = Config::load_from(options.file.config.as_deref())?;
     Ok(check::run(&config, options.online)?)
+}
+
+fn run_emulator(options: Emulator) -> Result<(), Failure> {
+    let log = telemetry::start_without_file(Level::INFO);
+    let options = EmulatorOptions {
+        listen: options.listen,
+        data: options.data,
+        buckets: options.bucket,
+        secret_id: options.secret_id,
+        secret_key: options.secret_key,
+        latency: Duration::from_millis(options.latency),
+        per_connection_bandwidth: options.per_connection_bandwidth,
+        fast_etag: options.fast_etag,
+        admin: options.admin,
+        ..EmulatorOptions::default()
+    };
+    live(log, || emulator::run(options))
 }
 
 /// The file that was read, and what about it deserves a word.

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Command, Output},
 };
@@ -118,4 +119,55 @@ fn check_online_asks_every_bucket_and_fails_where_one_does_not_answer() {
     assert!(stdout.contains("# online: [COS_ACCOUNT_0] demo-1250000000 cannot be used: "), "{stdout}");
     assert!(stderr.contains("1 of 1 buckets cannot be used"), "{stderr}");
     assert!(!stdout.contains("s3cr3t") && !stderr.contains("s3cr3t"));
+}
+
+/// Ends the child with the test.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn check_online_is_content_with_an_emulator_of_the_command_line() {
+    let arguments = [
+        "emulator",
+        "--listen",
+        "127.0.0.1:0",
+        "--bucket",
+        "demo-1250000000",
+        "--bucket",
+        "two-1250000000",
+        "--secret-id",
+        "AKID1",
+        "--secret-key",
+        "s3cr3t",
+        "--latency",
+        "1",
+        "--per-connection-bandwidth",
+        "1000000",
+        "--fast-etag",
+        "--admin",
+        "127.0.0.1:0",
+    ];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cosgate"));
+    let mut child = Child(child.args(arguments).stdout(std::process::Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address =
+        line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}")).to_owned();
+    let (folder, text) = good();
+    let text = text.replace("127.0.0.1:9", &address);
+    fs::write(folder.path().join("a.conf"), &text).unwrap();
+    let (code, stdout, stderr) = cosgate(folder.path(), &["check", "--online", "-c", "a.conf"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.ends_with("# online: [COS_ACCOUNT_0] demo-1250000000 answers\n"), "{stdout}");
+    // A wrong secret is refused, and the refusal is told.
+    fs::write(folder.path().join("b.conf"), text.replace("s3cr3t", "wrong")).unwrap();
+    let (code, stdout, _) = cosgate(folder.path(), &["check", "--online", "-c", "b.conf"]);
+    assert_eq!(code, Some(1));
+    assert!(stdout.contains("cannot be used: ") && stdout.contains("403"), "{stdout}");
 }
