@@ -1,16 +1,23 @@
 //! What every `ObjectStore` promises to the layers above: one suite, run over each implementation.
 //!
-//! A contract is a function of a store over an empty bucket; the modules at the end make a test
-//! of each pair.
+//! A contract is a function of a store over an empty bucket; the modules at the end make a test of each
+//! pair. `CosClient` is asked in both addressings, against the embedded emulator.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
-use cosgate::cos::{
-    ByteRange, CosResult, Crc64, ETag, Expected, Key, ListRequest, MemoryStore, NewObject, ObjectStore,
-    PartNumber, PartStored, Payload, Reason, Stored, UploadId,
+use cosgate::{
+    config::{Addressing, Secret, StoreConfig},
+    cos::{
+        ByteRange, CosClient, CosResult, Crc64, ETag, Expected, HttpPool, Key, ListRequest, MemoryStore,
+        NewObject, ObjectStore, PartNumber, PartStored, Payload, Reason, Stored, UploadId,
+    },
+    emulator::{BlankOrder, Emulator, EmulatorLimits, EmulatorOptions, Fault, FaultKind},
 };
 use futures_util::{StreamExt, TryStreamExt};
 
@@ -406,14 +413,15 @@ async fn parallel_puts_of_one_key_leave_one_of_them(store: Arc<dyn ObjectStore>)
     assert!(read.iter().all(|byte| *byte == read[0]));
 }
 
-/// A test of each contract over what `store()` of the calling module makes.
+/// A test of each contract over what `store()` of the calling module makes, and keeps what must live as long.
 macro_rules! contracts {
     ($($contract:ident),* $(,)?) => {
         macro_rules! over_each_contract {
             () => {
                 $(#[tokio::test]
                 async fn $contract() {
-                    super::$contract(store()).await;
+                    let (store, _kept) = store().await;
+                    super::$contract(store).await;
                 })*
             };
         }
@@ -443,8 +451,8 @@ contracts!(
 mod memory {
     use super::*;
 
-    fn store() -> Arc<dyn ObjectStore> {
-        Arc::new(MemoryStore::new())
+    async fn store() -> (Arc<dyn ObjectStore>, ()) {
+        (Arc::new(MemoryStore::new()), ())
     }
 
     #[tokio::test]
@@ -461,4 +469,233 @@ mod memory {
     }
 
     super::over_each_contract!();
+}
+
+mod client_by_path {
+    use super::{emulated::serve, *};
+
+    async fn store() -> (Arc<dyn ObjectStore>, Emulator) {
+        let (client, emulator) = serve(Addressing::Path, EmulatorOptions::default()).await;
+        (Arc::new(client), emulator)
+    }
+
+    super::over_each_contract!();
+}
+
+mod client_by_host {
+    use super::{emulated::serve, *};
+
+    async fn store() -> (Arc<dyn ObjectStore>, Emulator) {
+        let options = EmulatorOptions { forbid_path_style: true, ..EmulatorOptions::default() };
+        let (client, emulator) = serve(Addressing::Virtual, options).await;
+        (Arc::new(client), emulator)
+    }
+
+    super::over_each_contract!();
+}
+
+/// What the client makes of faults of the store, in the end: the right object or the right error.
+mod emulated {
+    use super::*;
+
+    const BUCKET: &str = "contract-1250000000";
+
+    pub(super) async fn serve(addressing: Addressing, options: EmulatorOptions) -> (CosClient, Emulator) {
+        let options = EmulatorOptions { buckets: vec![BUCKET.to_owned()], ..options };
+        let emulator = Emulator::start(options).await.unwrap();
+        let address = emulator.local_addr();
+        let (endpoint, proxy) = match addressing {
+            Addressing::Path => (address.to_string(), None),
+            // A name that leads nowhere: the emulator is reached as a proxy.
+            Addressing::Virtual => {
+                ("cos.ap-beijing.myqcloud.com".to_owned(), Some(format!("http://{address}")))
+            }
+        };
+        let config = StoreConfig {
+            bucket: BUCKET.to_owned(),
+            endpoint,
+            https: false,
+            addressing,
+            secret_id: "emulator".to_owned(),
+            secret_key: Secret::new("emulator-secret"),
+            token: None,
+            ca_file: None,
+            proxy,
+            storage_class: None,
+            sse: None,
+            timeout: Duration::from_secs(30),
+        };
+        (CosClient::new(&config, &HttpPool::new()).unwrap(), emulator)
+    }
+
+    async fn start() -> (CosClient, Emulator) {
+        serve(Addressing::Path, EmulatorOptions::default()).await
+    }
+
+    /// What may befall a request that changes something, and must not be seen from above.
+    const PASSING: [FaultKind; 5] = [
+        FaultKind::ResetBefore,
+        FaultKind::ResetAfter,
+        FaultKind::LostAnswer,
+        FaultKind::CutBody,
+        FaultKind::WrongCrc,
+    ];
+
+    #[tokio::test]
+    async fn a_put_survives_what_passes() {
+        for kind in PASSING {
+            let (client, emulator) = start().await;
+            emulator.add_fault(Fault::once("PutObject", kind));
+            let forbid = NewObject { forbid_overwrite: true, ..NewObject::default() };
+            client.put_object(&key("k"), Payload::new("bytes"), &forbid).await.unwrap_or_else(|error| {
+                panic!("{kind:?}: {error}");
+            });
+            assert_eq!(get(&client, "k", None).await.unwrap(), b"bytes", "{kind:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_survives_what_passes() {
+        let late = [FaultKind::ErrorIn200, FaultKind::Empty200, FaultKind::SlowMerge];
+        for kind in PASSING.into_iter().chain(late) {
+            // A wrong checksum of a whole object is not cured by asking again.
+            if kind == FaultKind::WrongCrc {
+                continue;
+            }
+            let (client, emulator) = start().await;
+            for operation in ["InitiateMultipartUpload", "UploadPart", "CompleteMultipartUpload"] {
+                emulator.add_fault(Fault { milliseconds: 300, ..Fault::once(operation, kind) });
+            }
+            let pieces = [noise(MIB, 1), noise(100, 2)];
+            let begun = upload(&client, "k", &pieces).await;
+            let stored =
+                complete(&client, "k", &begun).await.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+            let meta = client.head_object(&key("k")).await.unwrap();
+            assert_eq!((meta.etag, meta.crc64), (stored.etag, Some(begun.2.crc64)), "{kind:?}");
+            assert_eq!(get(&client, "k", None).await.unwrap(), pieces.concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_survives_what_passes() {
+        let late = [FaultKind::ErrorIn200, FaultKind::Empty200, FaultKind::SlowMerge];
+        for kind in PASSING.into_iter().chain(late) {
+            let (client, emulator) = start().await;
+            put(&client, "source", "bytes").await;
+            emulator.add_fault(Fault { milliseconds: 300, ..Fault::once("CopyObject", kind) });
+            let copied = client.copy_object(&key("source"), &key("k"), None, None, true).await;
+            copied.unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+            assert_eq!(get(&client, "k", None).await.unwrap(), b"bytes", "{kind:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_complete_with_a_wrong_checksum_is_an_error() {
+        let (client, emulator) = start().await;
+        let begun = upload(&client, "k", &[Bytes::from("bytes")]).await;
+        emulator.add_fault(Fault::once("CompleteMultipartUpload", FaultKind::WrongCrc));
+        assert_eq!(reason(complete(&client, "k", &begun).await), Reason::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn a_store_without_checksums_will_do() {
+        let (client, emulator) = start().await;
+        emulator.add_fault(Fault { times: None, ..Fault::once("*", FaultKind::NoCrc) });
+        let whole = noise(MIB + 100, 1);
+        let id = client.initiate_multipart_upload(&key("k"), &NewObject::default()).await.unwrap();
+        let sent = client.upload_part(&key("k"), &id, part(1), Payload::new(whole.clone())).await.unwrap();
+        assert_eq!(sent.crc64, None);
+        emulator.add_fault(Fault::once("CompleteMultipartUpload", FaultKind::LostAnswer));
+        let expected = Expected { bytes: whole.len() as u64, crc64: Crc64::of(&whole) };
+        complete(&client, "k", &(id, vec![sent], expected)).await.unwrap();
+        assert_eq!(get(&client, "k", None).await.unwrap(), whole);
+    }
+
+    #[tokio::test]
+    async fn blanks_may_stand_anywhere() {
+        for blank_order in
+            [BlankOrder::AfterDeclaration, BlankOrder::BeforeDeclaration, BlankOrder::NoDeclaration]
+        {
+            let options = EmulatorOptions { blank_order, ..EmulatorOptions::default() };
+            let (client, emulator) = serve(Addressing::Path, options).await;
+            let begun = upload(&client, "k", &[Bytes::from("bytes")]).await;
+            emulator.add_fault(Fault { milliseconds: 300, ..Fault::once("*", FaultKind::SlowMerge) });
+            complete(&client, "k", &begun).await.unwrap_or_else(|error| panic!("{blank_order:?}: {error}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_differs_is_no_obstacle() {
+        for hours in [-5_i64, 30] {
+            let options =
+                EmulatorOptions { clock_offset_ms: hours * 3_600_000, ..EmulatorOptions::default() };
+            let (client, _emulator) = serve(Addressing::Path, options).await;
+            // Of a HEAD, whose refusal has no body.
+            assert!(!exists(&client, "k").await);
+            put(&client, "k", "bytes").await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_download_is_an_error_and_a_wrong_one_too() {
+        let (client, emulator) = start().await;
+        put(&client, "k", noise(300_000, 1)).await;
+        emulator.add_fault(Fault::once("GetObject", FaultKind::CutBody));
+        assert_eq!(reason(get(&client, "k", None).await), Reason::Unavailable);
+        emulator.add_fault(Fault::once("GetObject", FaultKind::WrongCrc));
+        assert_eq!(reason(get(&client, "k", None).await), Reason::Corrupt);
+        emulator.add_fault(Fault::once("GetObject", FaultKind::Archived));
+        assert_eq!(reason(get(&client, "k", None).await), Reason::Archived);
+        assert_eq!(get(&client, "k", None).await.unwrap(), noise(300_000, 1));
+    }
+
+    #[tokio::test]
+    async fn a_vanished_upload_is_told() {
+        let (client, emulator) = start().await;
+        let begun = upload(&client, "k", &[Bytes::from("bytes")]).await;
+        emulator.add_fault(Fault::once("CompleteMultipartUpload", FaultKind::VanishUpload));
+        let error = complete(&client, "k", &begun).await.unwrap_err();
+        assert_eq!((error.reason, error.in_doubt), (Reason::NoSuchUpload, false));
+        assert!(!exists(&client, "k").await);
+    }
+
+    #[tokio::test]
+    async fn wrong_secrets_and_wrong_buckets_are_told_apart() {
+        let (client, emulator) = start().await;
+        emulator.add_fault(Fault {
+            status: Some(403),
+            code: Some("AccessDenied".into()),
+            ..Fault::once("HeadBucket", FaultKind::Status)
+        });
+        assert_eq!(reason(client.head_bucket().await), Reason::AccessDenied);
+        client.head_bucket().await.unwrap();
+        let options = EmulatorOptions { secret_key: "other".to_owned(), ..EmulatorOptions::default() };
+        let (client, _emulator) = serve(Addressing::Path, options).await;
+        let error = client.put_object(&key("k"), Payload::new("x"), &NewObject::default()).await.unwrap_err();
+        assert_eq!(
+            (error.reason, error.code.as_deref()),
+            (Reason::AccessDenied, Some("SignatureDoesNotMatch"))
+        );
+    }
+
+    #[tokio::test]
+    async fn long_lists_of_parts_and_uploads_are_read_to_the_end() {
+        let limits = EmulatorLimits { part_bytes_min: 1, ..EmulatorLimits::default() };
+        let (client, _emulator) =
+            serve(Addressing::Path, EmulatorOptions { limits, ..EmulatorOptions::default() }).await;
+        let mut uploads = Vec::new();
+        for _ in 0..1005 {
+            uploads
+                .push(client.initiate_multipart_upload(&key("目录/k"), &NewObject::default()).await.unwrap());
+        }
+        assert_eq!(client.list_multipart_uploads("目录/").await.unwrap().len(), 1005);
+        for number in 1..=1005 {
+            client.upload_part(&key("目录/k"), &uploads[0], part(number), Payload::new("x")).await.unwrap();
+        }
+        let parts = client.list_parts(&key("目录/k"), &uploads[0]).await.unwrap();
+        assert_eq!(
+            parts.iter().map(|part| part.number.get()).collect::<Vec<_>>(),
+            (1..=1005).collect::<Vec<_>>()
+        );
+    }
 }
