@@ -5,9 +5,13 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::Path,
-    process::{Command, Output},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
+
+use rustix::mount::{MountFlags, UnmountFlags};
 
 const ACCOUNT: &str = "[COS_ACCOUNT_0]\ncos_secretid = AKID1\ncos_secretkey = s3cr3t\ncos_bucket = demo-1250000000\n\
     cos_endpoint = 127.0.0.1:9\ncos_protocol = http\nhome_dir = HOME\nftp_login_user_name = user0\n\
@@ -126,7 +130,8 @@ struct Child(std::process::Child);
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.0.kill().unwrap();
+        // It may have ended by itself.
+        self.0.kill().ok();
         self.0.wait().unwrap();
     }
 }
@@ -154,7 +159,7 @@ fn check_online_is_content_with_an_emulator_of_the_command_line() {
         "127.0.0.1:0",
     ];
     let mut child = Command::new(env!("CARGO_BIN_EXE_cosgate"));
-    let mut child = Child(child.args(arguments).stdout(std::process::Stdio::piped()).spawn().unwrap());
+    let mut child = Child(child.args(arguments).stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
     BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address =
@@ -170,4 +175,58 @@ fn check_online_is_content_with_an_emulator_of_the_command_line() {
     let (code, stdout, _) = cosgate(folder.path(), &["check", "--online", "-c", "b.conf"]);
     assert_eq!(code, Some(1));
     assert!(stdout.contains("cannot be used: ") && stdout.contains("403"), "{stdout}");
+}
+
+/// A FUSE mount that is never answered, or (its descriptor closed) a dead one.
+struct Silent {
+    point: PathBuf,
+    server: Option<fs::File>,
+}
+
+impl Silent {
+    fn mount(point: &Path) -> Self {
+        let server = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").expect("modprobe fuse");
+        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", server.as_raw_fd());
+        let data = std::ffi::CString::new(data).unwrap();
+        rustix::mount::mount("silent", point, "fuse.silent", MountFlags::empty(), Some(data.as_c_str()))
+            .unwrap();
+        Self { point: point.to_owned(), server: Some(server) }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        // Forced: whoever waits for an answer is released.
+        let forced = rustix::mount::unmount(&self.point, UnmountFlags::FORCE);
+        if forced.is_err() {
+            rustix::mount::unmount(&self.point, UnmountFlags::DETACH).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_home_on_a_mount_that_never_answers_does_not_hang_the_check() {
+    let (folder, text) = good();
+    fs::write(folder.path().join("a.conf"), text).unwrap();
+    let mut silent = Silent::mount(&folder.path().join("home"));
+    for state in ["silent", "dead"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cosgate"));
+        let command =
+            command.args(["check", "-c", "a.conf"]).current_dir(folder.path()).stdout(Stdio::null());
+        let mut child = Child(command.spawn().unwrap());
+        let patience = Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            match child.0.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() > patience => {
+                    drop(silent);
+                    panic!("{state}: the check hangs");
+                }
+                #[expect(clippy::disallowed_methods, reason = "no runtime in this test")]
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        assert!(status.success(), "{state}");
+        silent.server = None;
+    }
 }
