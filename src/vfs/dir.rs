@@ -1,0 +1,397 @@
+//! Directories, read: pages of a list as they come, own recent changes laid over each.
+//!
+//! A handle begins with the listing that is remembered, if it is fresh, and asks for the pages behind it one
+//! by one; the next one is on its way while the kernel consumes this one. A listing that was read to its end
+//! is remembered, if there is room; else only the current page stays, with the markers of those before, so
+//! that a directory of a million names costs no more than a page.
+//!
+//! Offsets name a place for the life of the handle: page, own changes passed, names passed.
+//!
+//! ```text
+//! 0 "." 1 ".." 2 | (page + 1) << 32 | own << 16 | listed
+//! ```
+
+use std::{
+    collections::hash_map::RandomState,
+    ffi::OsString,
+    hash::BuildHasher,
+    sync::{Arc, LazyLock, atomic::Ordering},
+    time::Instant,
+};
+
+use futures_util::{StreamExt, stream};
+use tokio::{
+    sync::Mutex as AsyncMutex,
+    task::{AbortHandle, JoinHandle},
+};
+
+use super::{
+    DirectoryEntry, HandleNo, InodeNo, Vfs, VfsError, VfsResult,
+    attr::Facts,
+    handle::Handle,
+    inode::{Known, Link},
+    listing::{Listing, Page},
+    overlay::Change,
+    shared::Shared,
+};
+
+/// HEADs at once, for what lists do not tell (`posix_metadata`).
+const HEADS_MAX: usize = 64;
+
+/// An open directory.
+#[derive(Debug)]
+pub(super) struct OpenDirectory {
+    inode: InodeNo,
+    /// What its keys begin with.
+    directory: String,
+    cursor: AsyncMutex<Cursor>,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    steps: Vec<Step>,
+    asked: Instant,
+    /// Pages are held, to be remembered once complete.
+    keeps: Option<Building>,
+    ahead: Option<Ahead>,
+}
+
+/// One page of the list.
+#[derive(Debug, Clone)]
+struct Step {
+    /// Behind which key it begins.
+    marker: String,
+    page: Option<Arc<Page>>,
+    /// Own changes within the page, as they were when it was first seen.
+    own: Option<Arc<[(String, Change)]>>,
+}
+
+/// The next page, on its way.
+#[derive(Debug)]
+struct Ahead {
+    step: usize,
+    task: JoinHandle<VfsResult<Page>>,
+    abort: AbortHandle,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.abort.abort();
+    }
+}
+
+/// Bytes of pages that are held by a listing under construction.
+#[derive(Debug)]
+struct Building {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Building {
+    /// Whether so many bytes more may be held.
+    fn grow(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes;
+        let all = self.shared.building_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let listings = self.shared.listings.lock();
+        listings.may_grow_to(self.bytes) && listings.may_grow_to(all)
+    }
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        self.shared.building_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A place between two entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    step: usize,
+    own: usize,
+    listed: usize,
+}
+
+impl Place {
+    fn offset(self) -> u64 {
+        ((self.step as u64 + 1) << 32) | ((self.own as u64) << 16) | self.listed as u64
+    }
+
+    fn of(offset: u64) -> Self {
+        let piece = |shift: u32| usize::try_from((offset >> shift) & 0xffff).unwrap_or(0);
+        let step = usize::try_from((offset >> 32).saturating_sub(1)).unwrap_or(usize::MAX);
+        Self { step, own: piece(16), listed: piece(0) }
+    }
+}
+
+pub(super) async fn opendir(vfs: &Vfs, inode: InodeNo) -> VfsResult<HandleNo> {
+    vfs.policy.may_read()?;
+    let shared = &vfs.shared;
+    let known = shared.known(inode)?;
+    if !known.facts.is_directory() {
+        return Err(VfsError::NotDirectory { name: known.name.into() });
+    }
+    let directory = shared.directory(inode)?;
+    let now = Instant::now();
+    let listing = shared.listings.lock().fresh(&directory, now, shared.attr_ttl);
+    shared.inodes.lock().pin(inode);
+    let cursor = Cursor::new(shared.clone(), listing.as_deref());
+    let open = OpenDirectory { inode, directory, cursor: AsyncMutex::new(cursor) };
+    Ok(shared.open_handle(Handle::Directory(Arc::new(open))))
+}
+
+pub(super) fn releasedir(vfs: &Vfs, handle: HandleNo) {
+    if let Some(Handle::Directory(open)) = vfs.shared.close_handle(handle) {
+        vfs.shared.inodes.lock().unpin(open.inode);
+    }
+}
+
+pub(super) async fn readdir(
+    vfs: &Vfs,
+    handle: HandleNo,
+    offset: u64,
+    plus: bool,
+    take: &mut (dyn FnMut(&DirectoryEntry) -> bool + Send),
+) -> VfsResult<()> {
+    vfs.policy.may_read()?;
+    let shared = &vfs.shared;
+    let open = shared.handle(handle)?.directory()?;
+    for (dot, name) in [(0, "."), (1, "..")] {
+        if offset <= dot && !take(&open.dot(shared, name, dot + 1)?) {
+            return Ok(());
+        }
+    }
+    let mut cursor = open.cursor.lock().await;
+    if offset == 0 && !cursor.steps.first().is_some_and(|step| step.page.is_some()) {
+        // rewinddir: as if opened anew.
+        *cursor = Cursor::new(shared.clone(), None);
+    }
+    let mut place = Place::of(offset);
+    loop {
+        let Some(step) = cursor.load(shared, &open.directory, place.step).await? else { return Ok(()) };
+        shared.count_memory();
+        if plus && shared.posix_metadata {
+            open.fetch_kept(shared, &step, place).await;
+        }
+        while let Some((name, facts, next)) = step.next(place) {
+            place = next;
+            let Some(facts) = facts else { continue };
+            let taken = open.offer(shared, &name, &facts, cursor.asked, plus, place.offset(), take)?;
+            if !taken {
+                return Ok(());
+            }
+        }
+        if step.page.as_ref().is_none_or(|page| page.next_marker.is_none()) {
+            return Ok(());
+        }
+        place = Place { step: place.step + 1, own: 0, listed: 0 };
+    }
+}
+
+impl OpenDirectory {
+    /// `.` or `..`; neither counts as a lookup.
+    fn dot(&self, shared: &Shared, name: &str, next_offset: u64) -> VfsResult<DirectoryEntry> {
+        let own = shared.known(self.inode)?;
+        let inode = if name == "." { self.inode } else { own.parent };
+        let known = shared.known(inode).unwrap_or(own);
+        let entry = shared.entry(inode, &known, None, Instant::now());
+        Ok(DirectoryEntry { name: OsString::from(name), next_offset, entry })
+    }
+
+    /// Offers one entry; with `plus`, a taken one counts as a lookup.
+    #[expect(clippy::too_many_arguments, reason = "an entry is its name, its facts and its place")]
+    fn offer(
+        &self,
+        shared: &Shared,
+        name: &str,
+        facts: &Facts,
+        asked: Instant,
+        plus: bool,
+        next_offset: u64,
+        take: &mut (dyn FnMut(&DirectoryEntry) -> bool + Send),
+    ) -> VfsResult<bool> {
+        let bare = name.strip_suffix('/').unwrap_or(name);
+        let facts = shared.dated(facts.clone());
+        let gone = || VfsError::NotFound { name: bare.to_owned() };
+        let (inode, known) = if plus {
+            let mut inodes = shared.inodes.lock();
+            let inode = inodes.ensure(self.inode, bare, &facts, Some(asked)).ok_or_else(gone)?;
+            inodes.remember(inode);
+            (inode, inodes.known(inode).ok_or_else(gone)?)
+        } else {
+            let held = shared.inodes.lock().find(self.inode, bare);
+            let inode = held.unwrap_or_else(|| passing_number(self.inode, bare));
+            let name = Box::from(bare);
+            (inode, Known { facts, link: Link::Named, parent: self.inode, name, seen: Some(asked) })
+        };
+        let kept = shared.kept_if_known(&self.directory, bare, &known.facts);
+        let entry = shared.entry(inode, &known, kept.as_deref(), Instant::now());
+        let taken = take(&DirectoryEntry { name: OsString::from(bare), next_offset, entry });
+        if plus && !taken {
+            shared.inodes.lock().forget(inode, 1);
+        }
+        Ok(taken)
+    }
+
+    /// Asks for what a page's entries keep beside their bytes. One that cannot be told shows the configured look.
+    async fn fetch_kept(&self, shared: &Arc<Shared>, step: &Step, mut place: Place) {
+        let mut wanted = Vec::new();
+        while let Some((name, facts, next)) = step.next(place) {
+            place = next;
+            let bare = name.strip_suffix('/').unwrap_or(&name).to_owned();
+            if let Some(facts) = facts.map(|facts| shared.dated(facts))
+                && shared.kept_if_known(&self.directory, &bare, &facts).is_none()
+            {
+                wanted.push((bare, facts));
+            }
+        }
+        let heads = wanted.into_iter().map(|(name, facts)| async move {
+            let kept = shared.kept_of(&self.directory, &name, &facts).await;
+            if let Err(error) = kept {
+                tracing::debug!(%error, name, "what is kept of this file could not be asked for");
+            }
+        });
+        stream::iter(heads).buffer_unordered(HEADS_MAX).collect::<()>().await;
+    }
+}
+
+impl Cursor {
+    fn new(shared: Arc<Shared>, listing: Option<&Listing>) -> Self {
+        let first = Step { marker: String::new(), page: None, own: None };
+        let Some(listing) = listing else {
+            let keeps = Some(Building { shared, bytes: 0 });
+            return Self { steps: vec![first], asked: Instant::now(), keeps, ahead: None };
+        };
+        let mut steps = vec![first];
+        for page in &listing.pages {
+            if let Some(step) = steps.last_mut() {
+                step.page = Some(page.clone());
+            }
+            if let Some(next) = &page.next_marker {
+                steps.push(Step { marker: next.clone(), page: None, own: None });
+            }
+        }
+        // A complete one is remembered already.
+        let keeps = (!listing.is_complete()).then(|| Building { shared, bytes: 0 });
+        Self { steps, asked: listing.asked, keeps, ahead: None }
+    }
+
+    /// A page with its own changes; `None` behind the last one.
+    async fn load(
+        &mut self,
+        shared: &Arc<Shared>,
+        directory: &str,
+        number: usize,
+    ) -> VfsResult<Option<Step>> {
+        let Some(step) = self.steps.get(number) else { return Ok(None) };
+        if step.page.is_none() {
+            let marker = step.marker.clone();
+            let page = match self.ahead.take() {
+                Some(mut ahead) if ahead.step == number => match (&mut ahead.task).await {
+                    Ok(page) => page?,
+                    Err(_stopped) => return Err(VfsError::Stopping),
+                },
+                _ => shared.list_page(directory, &marker).await?,
+            };
+            self.put(directory, number, Arc::new(page), shared);
+        }
+        self.look_ahead(shared, directory, number + 1);
+        let from = self.steps[number].marker.clone();
+        let step = &mut self.steps[number];
+        if step.own.is_none() {
+            let end = step.page.as_ref().and_then(|page| page.next_marker.clone());
+            step.own = Some(own_changes(shared, directory, &from, end.as_deref()));
+        }
+        Ok(Some(step.clone()))
+    }
+
+    fn put(&mut self, directory: &str, number: usize, page: Arc<Page>, shared: &Shared) {
+        if let Some(next) = &page.next_marker
+            && self.steps.len() == number + 1
+        {
+            self.steps.push(Step { marker: next.clone(), page: None, own: None });
+        }
+        let is_last = page.next_marker.is_none();
+        let fits = self.keeps.as_mut().is_some_and(|building| building.grow(page.memory_bytes()));
+        self.steps[number].page = Some(page);
+        if !fits && self.keeps.take().is_some() || self.keeps.is_none() {
+            for (other, step) in self.steps.iter_mut().enumerate() {
+                if other != number {
+                    step.page = None;
+                }
+            }
+            if number == 0 {
+                return;
+            }
+            shared.listings.lock().note_large(directory, self.asked);
+            return;
+        }
+        let pages: Option<Vec<_>> = self.steps.iter().map(|step| step.page.clone()).collect();
+        if let Some(pages) = pages.filter(|_| is_last) {
+            let listing = Arc::new(Listing { pages, asked: self.asked });
+            shared.listings.lock().keep(directory, listing, self.asked);
+        }
+    }
+
+    fn look_ahead(&mut self, shared: &Arc<Shared>, directory: &str, number: usize) {
+        let Some(step) = self.steps.get(number).filter(|step| step.page.is_none()) else { return };
+        if self.ahead.as_ref().is_some_and(|ahead| ahead.step == number) {
+            return;
+        }
+        let (shared_too, directory, marker) = (shared.clone(), directory.to_owned(), step.marker.clone());
+        let task = shared.runtime.spawn(async move { shared_too.list_page(&directory, &marker).await });
+        self.ahead = Some(Ahead { step: number, abort: task.abort_handle(), task });
+    }
+}
+
+impl Step {
+    /// The entry behind a place and the place behind it; `None` facts: hidden by an own change.
+    fn next(&self, place: Place) -> Option<(String, Option<Facts>, Place)> {
+        let page = self.page.as_ref()?;
+        let own = self.own.as_deref().unwrap_or_default().get(place.own);
+        let listed = (place.listed < page.len()).then(|| page.name(place.listed));
+        let past_own = Place { own: place.own + 1, ..place };
+        let past_listed = Place { listed: place.listed + 1, ..place };
+        match (own, listed) {
+            (None, None) => None,
+            (Some((name, change)), Some(listed)) if name == listed => {
+                let past_both = Place { listed: place.listed + 1, ..past_own };
+                Some((name.clone(), change.over(Some(&page.facts(place.listed))), past_both))
+            }
+            (Some((name, change)), listed) if listed.is_none_or(|listed| name.as_str() < listed) => {
+                Some((name.clone(), change.over(None), past_own))
+            }
+            (_, Some(listed)) => Some((listed.to_owned(), Some(page.facts(place.listed)), past_listed)),
+            (Some(_), None) => None,
+        }
+    }
+}
+
+impl Shared {
+    /// What is kept of a file beside its bytes, if no request is needed to tell.
+    fn kept_if_known(&self, directory: &str, name: &str, facts: &Facts) -> Option<Arc<super::posix::Posix>> {
+        if !self.posix_metadata {
+            return None;
+        }
+        let key = match facts.is_directory() {
+            true => self.names.marker(directory, name),
+            false => self.names.key(directory, name),
+        };
+        self.kept(&self.version_of(&key.ok()?, facts))
+    }
+}
+
+/// Own changes of the names behind `from` up to `end` (both keys, an empty `from` = from the start).
+fn own_changes(shared: &Shared, directory: &str, from: &str, end: Option<&str>) -> Arc<[(String, Change)]> {
+    let from = from.strip_prefix(directory).unwrap_or("");
+    let end = end.and_then(|end| end.strip_prefix(directory));
+    let mut names = shared.overlay.lock().names(directory, Instant::now());
+    names.retain(|(name, _)| name.as_str() > from && end.is_none_or(|end| name.as_str() <= end));
+    names.into()
+}
+
+/// A number to show for a name whose inode the table does not hold: the same as long as the process lives,
+/// and of no inode, for it has a bit that none has.
+fn passing_number(parent: InodeNo, name: &str) -> InodeNo {
+    static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    InodeNo(HASHER.hash_one((parent, name)) | (1 << 63))
+}

@@ -1,0 +1,259 @@
+//! One range of an object, on its way into memory or there.
+//!
+//! A task asks for the range and copies what arrives, once, into pieces of at most 1 MiB that end where the
+//! object's MiB end; readers are given slices of them, also while the rest is still coming. A body that breaks
+//! off is asked for again from where it stopped, and only of the same version.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use crc_fast::{CrcAlgorithm, Digest};
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use tokio::{runtime::Handle as Runtime, sync::watch, task::AbortHandle};
+use tracing::debug;
+
+use super::{Room, VfsError, VfsResult};
+use crate::cos::{ByteRange, CosError, CosResult, Crc64, ETag, Key, ObjectBody, ObjectStore, Reason};
+
+/// Longest contiguous piece: what the kernel reads at most at a time.
+pub(super) const PIECE_BYTES: u64 = 1 << 20;
+/// How often a broken body is asked for again without a byte in between.
+const RETRIES_MAX: u32 = 4;
+/// Before the first of them; the next ones wait twice as long each.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Which object, and which version of it.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) key: Key,
+    pub(super) name: Arc<str>,
+    pub(super) etag: ETag,
+}
+
+impl Source {
+    async fn get(&self, range: ByteRange) -> CosResult<ObjectBody> {
+        self.store.get_object(&self.key, Some(range), Some(&self.etag)).await
+    }
+
+    fn error(&self, error: CosError) -> VfsError {
+        match error.reason {
+            // There was such an object when the handle's first bytes came.
+            Reason::NoSuchKey => VfsError::ReplacedMeanwhile { name: self.name.to_string() },
+            _ => VfsError::from_cos(error, &self.name),
+        }
+    }
+}
+
+/// A range, on its way or there. Dropping it stops the task.
+pub(super) struct Fetch {
+    pub(super) first: u64,
+    pub(super) end: u64,
+    /// When it was last read from.
+    pub(super) used: Mutex<Instant>,
+    inside: Arc<Inside>,
+    abort: AbortHandle,
+    /// The memory it is given, back when it goes.
+    _room: Room,
+}
+
+struct Inside {
+    first: u64,
+    end: u64,
+    arrived: Mutex<Arrived>,
+    /// Told at each arrival and at the end.
+    news: watch::Sender<()>,
+}
+
+struct Arrived {
+    pieces: Vec<Bytes>,
+    filling: BytesMut,
+    /// Where in the object what has arrived ends.
+    upto: u64,
+    checksum: Digest,
+    outcome: Option<VfsResult<()>>,
+}
+
+impl fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetch").field("first", &self.first).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        self.abort.abort();
+    }
+}
+
+impl Fetch {
+    /// Begins to fetch `first..end`; of what `body`, if there is one already, brings.
+    pub(super) fn begin(
+        runtime: &Runtime,
+        source: Source,
+        first: u64,
+        end: u64,
+        body: Option<ObjectBody>,
+        room: Room,
+    ) -> Arc<Self> {
+        let arrived = Arrived {
+            pieces: Vec::new(),
+            filling: BytesMut::new(),
+            upto: first,
+            checksum: Digest::new(CrcAlgorithm::Crc64Xz),
+            outcome: None,
+        };
+        let inside =
+            Arc::new(Inside { first, end, arrived: Mutex::new(arrived), news: watch::channel(()).0 });
+        let task = runtime.spawn(run(inside.clone(), source, body));
+        let used = Mutex::new(Instant::now());
+        Arc::new(Self { first, end, used, inside, abort: task.abort_handle(), _room: room })
+    }
+
+    /// The bytes `from..to` of the object, which must lie in the range; waits until they are there.
+    ///
+    /// # Errors
+    /// What ended the range before they came.
+    pub(super) async fn bytes(&self, from: u64, to: u64) -> VfsResult<Bytes> {
+        *self.used.lock() = Instant::now();
+        let mut news = self.inside.news.subscribe();
+        loop {
+            if let Some(answer) = self.inside.take(from, to) {
+                return answer;
+            }
+            if news.changed().await.is_err() {
+                return Err(VfsError::Stopping);
+            }
+        }
+    }
+
+    /// The checksum of the whole range, once it is there.
+    pub(super) fn checksum(&self) -> Option<Crc64> {
+        let arrived = self.inside.arrived.lock();
+        matches!(arrived.outcome, Some(Ok(()))).then(|| Crc64(arrived.checksum.finalize()))
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.inside.arrived.lock().outcome.is_some()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.inside.arrived.lock().outcome, Some(Err(_)))
+    }
+}
+
+async fn run(inside: Arc<Inside>, source: Source, mut body: Option<ObjectBody>) {
+    let mut tries = 0;
+    let outcome = loop {
+        let before = inside.upto();
+        let ended = match body.take() {
+            Some(body) => inside.fill(body).await,
+            None => {
+                let range = ByteRange { first: before, length: inside.end - before };
+                match source.get(range).await {
+                    Ok(body) => inside.fill(body).await,
+                    // Requests that fail have been repeated already.
+                    Err(error) => break Err(source.error(error)),
+                }
+            }
+        };
+        match ended {
+            Ok(()) => break Ok(()),
+            Err(error) => {
+                tries = if inside.upto() > before { 1 } else { tries + 1 };
+                if error.reason == Reason::Corrupt || tries > RETRIES_MAX {
+                    break Err(source.error(error));
+                }
+                debug!(key = %source.key, %error, at = inside.upto(), "a body broke off, going on from there");
+                tokio::time::sleep(RETRY_AFTER * (1 << (tries - 1))).await;
+            }
+        }
+    };
+    inside.arrived.lock().outcome = Some(outcome);
+    inside.news.send_replace(());
+}
+
+impl Inside {
+    fn upto(&self) -> u64 {
+        self.arrived.lock().upto
+    }
+
+    async fn fill(&self, mut body: ObjectBody) -> CosResult<()> {
+        while let Some(chunk) = body.bytes.next().await {
+            self.put(&chunk?);
+            self.news.send_replace(());
+        }
+        if self.upto() < self.end {
+            return Err(CosError::new("GetObject", Reason::Unavailable).because("the body ended early"));
+        }
+        Ok(())
+    }
+
+    fn put(&self, mut chunk: &[u8]) {
+        let mut guard = self.arrived.lock();
+        let arrived = &mut *guard;
+        let wanted = usize::try_from(self.end - arrived.upto).unwrap_or(usize::MAX);
+        chunk = &chunk[..chunk.len().min(wanted)];
+        arrived.checksum.update(chunk);
+        while !chunk.is_empty() {
+            let piece_end = (arrived.upto / PIECE_BYTES + 1) * PIECE_BYTES;
+            let missing = usize::try_from(piece_end.min(self.end) - arrived.upto).unwrap_or(usize::MAX);
+            if arrived.filling.is_empty() {
+                arrived.filling.reserve(missing);
+            }
+            let (now, later) = chunk.split_at(chunk.len().min(missing));
+            arrived.filling.extend_from_slice(now);
+            arrived.upto += now.len() as u64;
+            if now.len() == missing {
+                let piece = std::mem::take(&mut arrived.filling).freeze();
+                arrived.pieces.push(piece);
+            }
+            chunk = later;
+        }
+    }
+
+    /// The bytes `from..to`; `None`: not yet.
+    fn take(&self, from: u64, to: u64) -> Option<VfsResult<Bytes>> {
+        let arrived = self.arrived.lock();
+        if to > arrived.upto {
+            return match &arrived.outcome {
+                Some(Err(error)) => Some(Err(error.clone())),
+                Some(Ok(())) | None => None,
+            };
+        }
+        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let mut start = self.first;
+        let mut parts = Vec::new();
+        let pieces = arrived.pieces.iter().map(Ok).chain(std::iter::once(Err(&arrived.filling)));
+        for piece in pieces {
+            let length = piece.map_or_else(|filling| filling.len(), Bytes::len) as u64;
+            let (low, high) = (from.max(start), to.min(start + length));
+            if low < high {
+                let range = place(low - start)..place(high - start);
+                parts.push(match piece {
+                    Ok(piece) => piece.slice(range),
+                    Err(filling) => Bytes::copy_from_slice(&filling[range]),
+                });
+            }
+            start += length;
+        }
+        Some(Ok(joined(parts)))
+    }
+}
+
+/// One slice where there is only one, else a copy.
+pub(super) fn joined(mut parts: Vec<Bytes>) -> Bytes {
+    if parts.len() == 1 {
+        return parts.swap_remove(0);
+    }
+    let mut whole = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+    for part in parts {
+        whole.extend_from_slice(&part);
+    }
+    whole.freeze()
+}

@@ -1,0 +1,351 @@
+//! What a LIST said about a directory, small and sorted, and the directories whose lists are remembered.
+//!
+//! A [`Page`] is one page of a list: the names behind `from`, up to `next_marker`. The name of a directory
+//! ends in `/`, so that names sort as COS sorts keys and pages meet without a gap. A [`Listing`] is the pages
+//! of one directory in order; complete, it answers every question about the directory's names, absent ones
+//! too, as long as it is fresh. The [`ListingCache`] is bounded in bytes.
+
+use std::{
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lru::LruCache;
+
+use super::{
+    attr::{Facts, PackedETag, from_seconds, seconds},
+    name::Names,
+};
+use crate::cos::ListPage;
+
+/// Directories known to be larger than a page, and keys known to be absent, at most.
+const LARGE_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// How long a directory counts as large without a new look.
+const LARGE_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// The names of a page with what the list tells of them.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// All names, one behind the other.
+    names: String,
+    rows: Vec<Row>,
+    /// Whether the marker object of the directory itself is among the page.
+    pub(super) has_marker: bool,
+    /// Where the next page begins, as a key; `None` on the last one.
+    pub(super) next_marker: Option<String>,
+}
+
+#[derive(Debug)]
+struct Row {
+    name_end: u32,
+    modified: u64,
+    bytes: u64,
+    /// `None` for a directory.
+    etag: Option<PackedETag>,
+}
+
+impl Page {
+    /// The page `list` of `directory`. Names that cannot be files are left out.
+    pub(super) fn new(list: &ListPage, directory: &str, names: &Names) -> Self {
+        let mut page = Self { next_marker: list.next_marker.clone(), ..Self::default() };
+        let mut objects = list.objects.iter().peekable();
+        let mut prefixes = list.prefixes.iter().peekable();
+        loop {
+            let takes_object = match (objects.peek(), prefixes.peek()) {
+                (Some(object), Some(prefix)) => object.key.as_str() < prefix.as_str(),
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (None, None) => return page,
+            };
+            if takes_object {
+                let Some(object) = objects.next() else { continue };
+                let name = object.key.strip_prefix(directory).unwrap_or("");
+                if name.is_empty() {
+                    page.has_marker = true;
+                } else if list.prefixes.binary_search(&format!("{}/", object.key)).is_ok() {
+                    names.note_shadowed(directory, name);
+                } else if names.can_be_listed(directory, name) {
+                    page.push(name, &Facts::of_listed(object));
+                }
+            } else if let Some(prefix) = prefixes.next() {
+                let name = prefix.strip_prefix(directory).unwrap_or("");
+                if names.can_be_listed(directory, name.strip_suffix('/').unwrap_or(name)) {
+                    page.push(name, &Facts::directory(from_seconds(0)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The name at a place; that of a directory ends in `/`.
+    pub(super) fn name(&self, place: usize) -> &str {
+        let start = if place == 0 { 0 } else { self.rows[place - 1].name_end as usize };
+        &self.names[start..self.rows[place].name_end as usize]
+    }
+
+    pub(super) fn facts(&self, place: usize) -> Facts {
+        let row = &self.rows[place];
+        match &row.etag {
+            None => Facts::directory(from_seconds(row.modified)),
+            Some(_) => Facts {
+                kind: super::FileKind::File,
+                bytes: row.bytes,
+                modified: from_seconds(row.modified),
+                etag: row.etag.clone(),
+            },
+        }
+    }
+
+    /// What the page says of a name (that of a directory ends in `/`).
+    pub(super) fn find(&self, name: &str) -> Option<Facts> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.name(middle).cmp(name) {
+                std::cmp::Ordering::Equal => return Some(self.facts(middle)),
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
+    /// Whether the page would hold this name if it existed, given that the page begins before it.
+    pub(super) fn reaches(&self, directory: &str, name: &str) -> bool {
+        let Some(end) = &self.next_marker else { return true };
+        end.strip_prefix(directory).is_some_and(|end| name <= end)
+    }
+
+    /// Files of this page whose directory of the same name, if there is one, would stand behind it: `a`
+    /// and `a/` may be parted by `a-1`, `a.txt` and the like.
+    pub(super) fn undecided(&self, directory: &str) -> Vec<String> {
+        let Some(end) = self.next_marker.as_deref().and_then(|end| end.strip_prefix(directory)) else {
+            return Vec::new();
+        };
+        let pieces = (1..=end.len()).filter_map(|length| end.get(..length));
+        pieces
+            .filter(|name| format!("{name}/").as_str() > end && self.find(name).is_some())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Takes a name out.
+    pub(super) fn remove(&mut self, name: &str) {
+        let mut rest = Self { has_marker: self.has_marker, ..Self::default() };
+        for place in (0..self.len()).filter(|place| self.name(*place) != name) {
+            rest.push(self.name(place), &self.facts(place));
+        }
+        rest.next_marker = self.next_marker.take();
+        *self = rest;
+    }
+
+    /// Bytes of memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.names.capacity() + self.rows.capacity() * size_of::<Row>()
+    }
+
+    fn push(&mut self, name: &str, facts: &Facts) {
+        self.names.push_str(name);
+        let name_end = u32::try_from(self.names.len()).expect("a page has at most 1000 names");
+        self.rows.push(Row {
+            name_end,
+            modified: seconds(facts.modified),
+            bytes: facts.bytes,
+            etag: facts.etag.clone(),
+        });
+    }
+}
+
+/// The first pages of a directory's list, or all of them.
+#[derive(Debug, Clone)]
+pub(super) struct Listing {
+    pub(super) pages: Vec<Arc<Page>>,
+    /// When the first page was asked for.
+    pub(super) asked: Instant,
+}
+
+impl Listing {
+    pub(super) fn is_complete(&self) -> bool {
+        self.pages.last().is_some_and(|page| page.next_marker.is_none())
+    }
+
+    /// Whether there is anything at all below the directory, its own marker included.
+    pub(super) fn is_there(&self) -> bool {
+        self.pages.iter().any(|page| page.has_marker || page.len() > 0 || page.next_marker.is_some())
+    }
+
+    /// What the list says of a name (a directory's ends in `/`); the outer `None`: nothing, the page that
+    /// would hold it is not here.
+    #[expect(clippy::option_option, reason = "not known, absent, and present are three answers")]
+    pub(super) fn find(&self, directory: &str, name: &str) -> Option<Option<Facts>> {
+        let place = self.pages.iter().position(|page| page.reaches(directory, name))?;
+        Some(self.pages[place].find(name))
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.pages.iter().map(|page| page.memory_bytes()).sum()
+    }
+}
+
+/// Listings of directories, by the directory's text.
+#[derive(Debug)]
+pub(super) struct ListingCache {
+    listings: LruCache<String, Arc<Listing>>,
+    /// Directories with more than one page, and when that was seen.
+    large: LruCache<String, Instant>,
+    /// Keys that a HEAD did not find, and when.
+    absent: LruCache<String, Instant>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl ListingCache {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            listings: LruCache::unbounded(),
+            large: LruCache::new(LARGE_MAX),
+            absent: LruCache::new(LARGE_MAX),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// A listing that is younger than `age_max`.
+    pub(super) fn fresh(&mut self, directory: &str, now: Instant, age_max: Duration) -> Option<Arc<Listing>> {
+        let listing = self.listings.get(directory)?;
+        (now.saturating_duration_since(listing.asked) < age_max).then(|| listing.clone())
+    }
+
+    /// Keeps a listing, unless it alone is larger than half of what all may have.
+    pub(super) fn keep(&mut self, directory: &str, listing: Arc<Listing>, now: Instant) {
+        if listing.is_complete() && listing.pages.len() == 1 {
+            self.large.pop(directory);
+        } else {
+            self.large.put(directory.to_owned(), now);
+        }
+        let bytes = listing.memory_bytes();
+        if !self.may_grow_to(bytes) {
+            return;
+        }
+        self.bytes += bytes + directory.len();
+        if let Some(old) = self.listings.put(directory.to_owned(), listing) {
+            self.bytes -= old.memory_bytes() + directory.len();
+        }
+        while self.bytes > self.bytes_max {
+            let Some((directory, old)) = self.listings.pop_lru() else { return };
+            self.bytes -= old.memory_bytes() + directory.len();
+        }
+    }
+
+    /// Whether a listing of so many bytes can be kept.
+    pub(super) fn may_grow_to(&self, bytes: usize) -> bool {
+        bytes <= self.bytes_max / 2
+    }
+
+    /// Whether a look at the first page would not tell all.
+    pub(super) fn is_large(&mut self, directory: &str, now: Instant) -> bool {
+        self.large.get(directory).is_some_and(|seen| now.saturating_duration_since(*seen) < LARGE_AGE_MAX)
+    }
+
+    /// A directory has more than a page.
+    pub(super) fn note_large(&mut self, directory: &str, now: Instant) {
+        self.large.put(directory.to_owned(), now);
+    }
+
+    /// Neither an object nor a directory is there.
+    pub(super) fn note_absent(&mut self, key: &str, asked: Instant) {
+        self.absent.put(key.to_owned(), asked);
+    }
+
+    /// Whether a key was looked for and not found, at most `age_max` ago.
+    pub(super) fn is_absent(&mut self, key: &str, now: Instant, age_max: Duration) -> bool {
+        self.absent.get(key).is_some_and(|asked| now.saturating_duration_since(*asked) < age_max)
+    }
+
+    /// The next question about a key goes to the store.
+    pub(super) fn distrust_absence(&mut self, key: &str) {
+        self.absent.pop(key);
+    }
+
+    /// Bytes kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cos::{ETag, ListedObject};
+
+    fn object(key: &str) -> ListedObject {
+        ListedObject {
+            key: key.to_owned(),
+            size: 3,
+            etag: ETag::new("ee8de918d05640145b18f70f4c3aa602"),
+            last_modified: from_seconds(9),
+        }
+    }
+
+    fn page(objects: &[&str], prefixes: &[&str], next: Option<&str>) -> Page {
+        let list = ListPage {
+            objects: objects.iter().map(|key| object(key)).collect(),
+            prefixes: prefixes.iter().map(|text| (*text).to_owned()).collect(),
+            next_marker: next.map(str::to_owned),
+        };
+        Page::new(&list, "d/", &Names::new("", ".cosgate/"))
+    }
+
+    #[test]
+    fn a_page_is_sorted_as_keys_are_and_the_directory_wins_its_name() {
+        let page = page(&["d/", "d/a", "d/a-b", "d/c"], &["d/a/", "d/b/", "d//"], None);
+        let names: Vec<_> = (0..page.len()).map(|place| page.name(place)).collect();
+        assert_eq!(names, ["a-b", "a/", "b/", "c"]);
+        assert!(page.has_marker);
+        assert_eq!(page.find("c").map(|facts| facts.bytes), Some(3));
+        assert!(page.find("a/").is_some_and(|facts| facts.is_directory()));
+        assert_eq!(page.find("a"), None);
+    }
+
+    #[test]
+    fn a_listing_knows_what_it_does_not_know() {
+        let first = Arc::new(page(&["d/a", "d/b"], &[], Some("d/b")));
+        let mut listing = Listing { pages: vec![first], asked: Instant::now() };
+        assert!(matches!(listing.find("d/", "a"), Some(Some(_))));
+        assert_eq!(listing.find("d/", "aa"), Some(None));
+        assert_eq!(listing.find("d/", "c"), None);
+        assert!(!listing.is_complete());
+        listing.pages.push(Arc::new(page(&["d/c"], &[], None)));
+        assert!(listing.is_complete());
+        assert_eq!(listing.find("d/", "d"), Some(None));
+        assert!(matches!(listing.find("d/", "c"), Some(Some(_))));
+    }
+
+    #[test]
+    fn the_cache_keeps_within_its_bytes() {
+        let now = Instant::now();
+        let listing = |count: usize| {
+            let keys: Vec<String> = (0..count).map(|number| format!("d/{number:05}")).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            Arc::new(Listing { pages: vec![Arc::new(page(&keys, &[], None))], asked: now })
+        };
+        let mut cache = ListingCache::new(200_000);
+        for number in 0..50 {
+            cache.keep(&format!("{number}/"), listing(100), now);
+            assert!(cache.bytes() <= 200_000);
+        }
+        assert!(cache.fresh("49/", now, Duration::from_secs(5)).is_some());
+        assert!(cache.fresh("0/", now, Duration::from_secs(5)).is_none());
+        assert!(cache.fresh("49/", now + Duration::from_secs(5), Duration::from_secs(5)).is_none());
+        cache.keep("big/", listing(5000), now);
+        assert!(cache.fresh("big/", now, Duration::from_secs(5)).is_none());
+        for _ in 0..10 {
+            cache.keep("same/", listing(100), now);
+        }
+        assert!(cache.bytes() <= 200_000);
+    }
+}

@@ -1,0 +1,232 @@
+//! Files, opened and closed: create, open, flush, fsync, release; and the end of all of them, stop.
+//!
+//! One inode has one size, so whoever begins an existing file anew gets an inode of his own: until he
+//! publishes, the name leads to another one with the old object's size and ETag. In OPEN the kernel must
+//! forget the name before it hears of the handle; in CREATE the new inode is simply not kept under the name.
+
+use std::{
+    ffi::OsStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tracing::{error, warn};
+
+use super::{
+    Caller, Closer, Entry, HandleNo, InodeNo, Notice, OpenHow, Vfs, VfsError, VfsResult,
+    close::Word,
+    handle::Handle,
+    inode::{Known, Link},
+    name::component,
+    policy::Standing,
+    read::Reader,
+    resolve::{Target, standing},
+    shared::Shared,
+    writing::OpenFile,
+};
+use crate::cos::Key;
+
+/// How often a stop looks whether handles have closed.
+const STOP_LOOKS_EVERY: Duration = Duration::from_millis(20);
+
+pub(super) async fn create(
+    vfs: &Vfs,
+    parent: InodeNo,
+    name: &OsStr,
+    mode: u16,
+    how: OpenHow,
+    caller: Caller,
+) -> VfsResult<(Entry, HandleNo)> {
+    let shared = &vfs.shared;
+    shared.is_open()?;
+    vfs.policy.may_change()?;
+    let name = component(name)?;
+    let directory = shared.directory(parent)?;
+    let key = shared.names.key(&directory, name)?;
+    let target = shared.target(parent, &directory, name).await?;
+    let target = match target {
+        // O_EXCL is a promise: no list and no memory of ours is good enough for it.
+        None if how.exclusive && shared.head(&key, name).await?.is_some() => {
+            return Err(VfsError::Exists { name: name.to_owned() });
+        }
+        other => other,
+    };
+    let begins = may_create(vfs, name, how, target.as_ref())?;
+    let inode = inode_to_create(shared, parent, name, target.as_ref(), begins)?;
+    let file = OpenFile::new(shared, inode, parent, name, key, how, caller, vfs.policy, vfs.view);
+    let handle = register(shared, &file);
+    if begins {
+        file.begin(shared, how.exclusive);
+        if shared.posix_metadata && mode != shared.shows.file_mode && !shared.is_front_user(caller) {
+            file.set_kept(|kept| kept.mode = Some(mode));
+        }
+    }
+    let mut inodes = shared.inodes.lock();
+    inodes.remember(inode);
+    let known = inodes.known(inode).ok_or(VfsError::BadHandle)?;
+    drop(inodes);
+    shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
+    Ok((shared.entry(inode, &known, None, Instant::now()), handle))
+}
+
+/// Whether the name may be created; true: the file begins anew, false: what is there is opened.
+fn may_create(vfs: &Vfs, name: &str, how: OpenHow, target: Option<&Target>) -> VfsResult<bool> {
+    match target {
+        Some(target) if target.facts.is_directory() => Err(VfsError::IsDirectory { name: name.to_owned() }),
+        Some(_) if how.exclusive => Err(VfsError::Exists { name: name.to_owned() }),
+        Some(target) if !how.truncate && !target.is_unpublished() => Ok(false),
+        Some(_) | None => vfs.policy.may_overwrite(name, standing(target)).map(|()| true),
+    }
+}
+
+fn inode_to_create(
+    shared: &Shared,
+    parent: InodeNo,
+    name: &str,
+    target: Option<&Target>,
+    begins: bool,
+) -> VfsResult<InodeNo> {
+    let mut inodes = shared.inodes.lock();
+    let fresh = Shared::unpublished_facts();
+    let inode = match target {
+        Some(target) if begins && !target.is_unpublished() => inodes.beside(parent, name, &fresh),
+        Some(Target { inode: Some(inode), .. }) => Some(*inode),
+        Some(target) => inodes.ensure(parent, name, &target.facts, target.seen),
+        None => inodes.ensure(parent, name, &fresh, None),
+    };
+    inode.ok_or_else(|| VfsError::NotFound { name: name.to_owned() })
+}
+
+fn register(shared: &Shared, file: &Arc<OpenFile>) -> HandleNo {
+    shared.inodes.lock().pin(file.inode);
+    shared.writing.add(file);
+    shared.open_handle(Handle::File(file.clone()))
+}
+
+pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller) -> VfsResult<HandleNo> {
+    let shared = &vfs.shared;
+    shared.is_open()?;
+    let known = shared.known(inode)?;
+    let name = &*known.name;
+    if known.facts.is_directory() {
+        return Err(VfsError::IsDirectory { name: name.to_owned() });
+    }
+    if known.link == Link::Gone {
+        return Err(VfsError::ReplacedMeanwhile { name: name.to_owned() });
+    }
+    let key = shared.names.key(&shared.directory(known.parent)?, name)?;
+    if !how.write && !how.truncate {
+        return open_for_reading(vfs, inode, &known, key).await;
+    }
+    vfs.policy.may_change()?;
+    if how.read {
+        vfs.policy.may_read()?;
+    }
+    let file = OpenFile::new(shared, inode, known.parent, name, key, how, caller, vfs.policy, vfs.view);
+    if how.truncate {
+        truncate(vfs, &file).await?;
+    }
+    Ok(register(shared, &file))
+}
+
+async fn open_for_reading(vfs: &Vfs, inode: InodeNo, known: &Known, key: Key) -> VfsResult<HandleNo> {
+    vfs.policy.may_read()?;
+    let shared = &vfs.shared;
+    let is_unpublished = known.facts.etag.is_none() || known.link == Link::Detached;
+    if is_unpublished {
+        shared.settle_writers(key.as_str(), &known.name).await?;
+    }
+    let facts = shared.known(inode)?.facts;
+    let reader = Reader::new(shared, inode, key, &known.name, Some(&facts));
+    shared.inodes.lock().pin(inode);
+    Ok(shared.open_handle(Handle::Reader(reader)))
+}
+
+/// Begins a file anew. Before the kernel hears that it is so, it forgets that the name leads to this inode.
+pub(super) async fn truncate(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<()> {
+    let shared = &vfs.shared;
+    if file.is_begun() {
+        return file.truncate(shared, false);
+    }
+    let known = shared.known(file.inode)?;
+    if known.link == Link::Gone {
+        return Err(VfsError::ReplacedMeanwhile { name: file.name.clone() });
+    }
+    let is_published = known.facts.etag.is_some() || known.link == Link::Detached;
+    let target = if is_published { Standing::Published } else { Standing::Free };
+    vfs.policy.may_overwrite(&file.name, target)?;
+    file.truncate(shared, false)?;
+    let detached = known.facts.etag.is_some() && {
+        let mut inodes = shared.inodes.lock();
+        let detached = inodes.detach(file.inode).is_some();
+        inodes.update(file.inode, &Shared::unpublished_facts(), None);
+        detached
+    };
+    if detached {
+        let name = file.name.clone().into();
+        shared.tell_all_and_wait(vec![Notice::Entry { parent: file.parent, name }]).await;
+    }
+    Ok(())
+}
+
+pub(super) async fn flush(vfs: &Vfs, handle: HandleNo, closer: Closer) -> VfsResult<()> {
+    match vfs.shared.handle(handle)? {
+        Handle::File(file) => {
+            let word = Word::Flush { opener: file.opener(), closer };
+            file.perform(&vfs.shared, word).await
+        }
+        // Readers flush too.
+        Handle::Reader(_) | Handle::Directory(_) => Ok(()),
+    }
+}
+
+pub(super) async fn fsync(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
+    match vfs.shared.handle(handle)? {
+        Handle::File(file) => {
+            file.perform(&vfs.shared, Word::Fsync).await?;
+            vfs.shared.flush_gathered(file.key.as_str()).await
+        }
+        Handle::Reader(_) | Handle::Directory(_) => Ok(()),
+    }
+}
+
+pub(super) async fn release(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
+    let shared = &vfs.shared;
+    match shared.close_handle(handle) {
+        None => Err(VfsError::BadHandle),
+        Some(Handle::Directory(_)) => Err(VfsError::BadHandle),
+        Some(Handle::Reader(reader)) => {
+            shared.inodes.lock().unpin(reader.inode);
+            Ok(())
+        }
+        Some(Handle::File(file)) => {
+            file.begin_closing();
+            let standing = file.standing();
+            if standing.dirty && !standing.armed && !standing.discarded {
+                warn!(key = %file.key, "closed for good with something unpublished");
+            }
+            let done = file.perform(shared, Word::Release).await;
+            if let Err(failure) = &done {
+                error!(key = %file.key, error = %failure, "nobody can be told: the file is lost");
+                file.discard(shared, "its publication failed").await;
+            }
+            shared.writing.remove(&file);
+            shared.inodes.lock().unpin(file.inode);
+            done
+        }
+    }
+}
+
+/// No new work; what is open may finish, then it is discarded.
+pub(super) async fn stop(vfs: &Vfs, grace: Duration) {
+    let shared = &vfs.shared;
+    shared.begin_stop();
+    let deadline = Instant::now() + grace;
+    while Instant::now() < deadline && shared.writing.all().iter().any(|file| file.is_unpublished()) {
+        tokio::time::sleep(STOP_LOOKS_EVERY).await;
+    }
+    shared.flush_all_gathered().await;
+    let left = shared.writing.all().into_iter().filter(|file| file.is_unpublished());
+    join_all(left.map(|file| async move { file.discard(shared, "the mount is being stopped").await })).await;
+}

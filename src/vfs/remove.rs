@@ -1,0 +1,222 @@
+//! Names, made and removed: mkdir, unlink, rmdir.
+//!
+//! A directory is a marker object `name/`, or just a piece of its files' keys. The last of these to go would
+//! take it along, so whoever removes a file leaves a marker where there is none. Nothing here waits for a
+//! publication: writers of a removed name are orphaned, and make nothing visible any more.
+
+use std::{
+    ffi::OsStr,
+    time::{Instant, SystemTime},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Caller, Entry, FileKind, InodeNo, Notice, Vfs, VfsError, VfsResult,
+    attr::{Facts, from_seconds},
+    name::component,
+    overlay::Change,
+    policy::Standing,
+    posix::Posix,
+    resolve::{Target, standing},
+    shared::Shared,
+};
+use crate::cos::{Key, ListRequest, NewObject, Payload};
+
+/// What COS calls a directory (*Creating Folders*).
+pub(super) const MARKER_TYPE: &str = "application/x-directory";
+
+pub(super) async fn mkdir(
+    vfs: &Vfs,
+    parent: InodeNo,
+    name: &OsStr,
+    mode: u16,
+    caller: Caller,
+) -> VfsResult<Entry> {
+    let shared = &vfs.shared;
+    shared.is_open()?;
+    vfs.policy.may_change()?;
+    let name = component(name)?;
+    let directory = shared.directory(parent)?;
+    let marker = shared.names.marker(&directory, name)?;
+    if shared.target(parent, &directory, name).await?.is_some() {
+        return Err(VfsError::Exists { name: name.to_owned() });
+    }
+    let mut kept = Posix::default();
+    if shared.posix_metadata && mode != shared.shows.dir_mode && !shared.is_front_user(caller) {
+        kept.mode = Some(mode);
+    }
+    shared.put_marker(&marker, &kept, name).await?;
+    let facts = shared.dated(Facts::directory(from_seconds(0)));
+    let now = Instant::now();
+    let gone = || VfsError::NotFound { name: name.to_owned() };
+    let mut inodes = shared.inodes.lock();
+    let inode = inodes.ensure(parent, name, &facts, Some(now)).ok_or_else(gone)?;
+    inodes.remember(inode);
+    let known = inodes.known(inode).ok_or_else(gone)?;
+    drop(inodes);
+    shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
+    Ok(shared.entry(inode, &known, Some(&kept), now))
+}
+
+pub(super) async fn unlink(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResult<()> {
+    let shared = &vfs.shared;
+    shared.is_open()?;
+    vfs.policy.may_change()?;
+    let name = component(name)?;
+    let directory = shared.directory(parent)?;
+    let key = shared.names.key(&directory, name)?;
+    let missing = || VfsError::NotFound { name: name.to_owned() };
+    let target = shared.target(parent, &directory, name).await?.ok_or_else(missing)?;
+    if target.facts.is_directory() {
+        return Err(VfsError::IsDirectory { name: name.to_owned() });
+    }
+    vfs.policy.may_remove(name, standing(Some(&target)))?;
+    let writers = shared.writing.of_key(key.as_str());
+    for file in &writers {
+        file.orphan();
+    }
+    // A writer may have published a moment ago; what was never published asks for no request.
+    let may_exist = !target.is_unpublished() || writers.iter().any(|file| file.standing().published);
+    if may_exist {
+        shared.take_gathered(key.as_str());
+        shared.keep_directory(&directory, &key).await?;
+        shared.delete(&key, name, Some(&target.facts)).await?;
+    }
+    shared.inodes.lock().unlink(parent, name);
+    for file in writers {
+        shared.inodes.lock().abandon(file.inode);
+    }
+    shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
+    Ok(())
+}
+
+pub(super) async fn rmdir(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResult<()> {
+    let shared = &vfs.shared;
+    shared.is_open()?;
+    vfs.policy.may_change()?;
+    let name = component(name)?;
+    let directory = shared.directory(parent)?;
+    let marker = shared.names.marker(&directory, name)?;
+    let missing = || VfsError::NotFound { name: name.to_owned() };
+    let target: Target = shared.target(parent, &directory, name).await?.ok_or_else(missing)?;
+    if !target.facts.is_directory() {
+        return Err(VfsError::NotDirectory { name: name.to_owned() });
+    }
+    vfs.policy.may_remove(name, Standing::Published)?;
+    if !shared.is_empty(marker.as_str()).await? {
+        return Err(VfsError::NotEmpty { name: name.to_owned() });
+    }
+    shared.keep_directory(&directory, &marker).await?;
+    shared.delete(&marker, name, None).await?;
+    shared.inodes.lock().unlink(parent, name);
+    shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
+    Ok(())
+}
+
+impl Shared {
+    /// Makes the marker object of a directory.
+    pub(super) async fn put_marker(&self, marker: &Key, kept: &Posix, name: &str) -> VfsResult<()> {
+        let mut new = NewObject { content_type: Some(MARKER_TYPE.to_owned()), ..NewObject::default() };
+        kept.write(FileKind::Directory, &mut new.metadata)?;
+        self.keys.settled(marker).await?;
+        let put = self.store.put_object(marker, Payload::new(Bytes::new()), &new).await;
+        put.map_err(|error| VfsError::from_cos(error, name))?;
+        let facts = Facts::directory(from_seconds(0));
+        self.keep(self.version_of(marker, &facts), std::sync::Arc::new(kept.clone()));
+        self.note_put(marker.as_str(), facts);
+        Ok(())
+    }
+
+    /// Deletes one key. Nothing in doubt about it may come to life later.
+    pub(super) async fn delete(&self, key: &Key, name: &str, facts: Option<&Facts>) -> VfsResult<()> {
+        self.keys.settled(key).await?;
+        self.store.delete_object(key).await.map_err(|error| VfsError::from_cos(error, name))?;
+        self.note_deleted(key.as_str(), facts);
+        Ok(())
+    }
+
+    /// Leaves a marker in `directory`, unless it has one: `leaving` may be the last that makes it be there.
+    pub(super) async fn keep_directory(&self, directory: &str, leaving: &Key) -> VfsResult<()> {
+        let Some(marker) = self.marker_of(directory).filter(|_| directory != self.names.root()) else {
+            return Ok(());
+        };
+        if marker == *leaving || self.has_other(directory, leaving).await? {
+            return Ok(());
+        }
+        let name = directory.trim_end_matches('/').rsplit('/').next().unwrap_or(directory).to_owned();
+        self.put_marker(&marker, &Posix::default(), &name).await
+    }
+
+    /// Whether a directory is there without `leaving`: by its marker, or by something else in it.
+    async fn has_other(&self, directory: &str, leaving: &Key) -> VfsResult<bool> {
+        if let Some(Change::Put(_)) = self.own_change(directory) {
+            return Ok(true);
+        }
+        let now = Instant::now();
+        let listing = self.listings.lock().fresh(directory, now, self.attr_ttl);
+        if listing.is_some_and(|listing| listing.pages.iter().any(|page| page.has_marker))
+            && self.own_change(directory).is_none()
+        {
+            return Ok(true);
+        }
+        let others = self.below(directory, Some(leaving)).await?;
+        if others.iter().any(|key| key == directory) {
+            // It need not be asked for again at the next file.
+            self.note_put(directory, Facts::directory(from_seconds(0)));
+        }
+        Ok(!others.is_empty())
+    }
+
+    /// Whether a directory holds nothing but its marker; files that are just being written count.
+    pub(super) async fn is_empty(&self, directory: &str) -> VfsResult<bool> {
+        let is_written_to = self.writing.below(directory).iter().any(|file| file.is_unpublished());
+        Ok(!is_written_to && self.below(directory, None).await?.iter().all(|key| key == directory))
+    }
+
+    /// Some keys at or below a directory, `leaving` apart: none if there are none, and at least one beside
+    /// the marker if there is one. Own changes are laid over what the list says.
+    async fn below(&self, directory: &str, leaving: Option<&Key>) -> VfsResult<Vec<String>> {
+        let mut keys: Vec<String> = Vec::new();
+        for (name, change) in self.overlay.lock().names(directory, Instant::now()) {
+            if matches!(change, Change::Put(_)) {
+                keys.push(format!("{directory}{name}"));
+            }
+        }
+        keys.retain(|key| leaving.is_none_or(|leaving| key != leaving.as_str()));
+        if !keys.is_empty() {
+            return Ok(keys);
+        }
+        let mut request =
+            ListRequest { prefix: directory.to_owned(), entries_max: 3, ..ListRequest::default() };
+        loop {
+            let page = self.store.list_objects(&request).await;
+            let page = page.map_err(|error| VfsError::from_cos(error, directory))?;
+            let now = Instant::now();
+            let overlay = self.overlay.lock();
+            for object in &page.objects {
+                let change = overlay.change(&object.key, now).map(|(change, _)| change);
+                let is_there =
+                    change.is_none_or(|change| change.over(Some(&Facts::of_listed(object))).is_some());
+                if is_there && leaving.is_none_or(|leaving| object.key != leaving.as_str()) {
+                    keys.push(object.key.clone());
+                }
+            }
+            drop(overlay);
+            let has_found = keys.iter().any(|key| key != directory);
+            match page.next_marker {
+                Some(marker) if !has_found => {
+                    // What lists still show of own deletes may fill whole pages.
+                    request.marker = marker;
+                    request.entries_max = super::resolve::PAGE_NAMES_MAX;
+                }
+                _ => return Ok(keys),
+            }
+        }
+    }
+
+    /// The wall clock, in whole seconds as lists tell times.
+    pub(super) fn wall_clock() -> SystemTime {
+        from_seconds(super::attr::seconds(SystemTime::now()))
+    }
+}

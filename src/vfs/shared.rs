@@ -1,0 +1,330 @@
+//! What all views of one bucket and prefix share: the store, names, inodes, own recent changes, listings,
+//! open handles, and whom to tell when something changed.
+//!
+//! Locks are held for a few lines and never two at a time, but `handles` before any other.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::future::join_all;
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle as Runtime;
+
+use super::{
+    Attributes, Caller, Entry, HandleNo, InodeNo, Keys, Notice, Notify, Reclaimer, Room, VfsError, VfsResult,
+    Writers,
+    attr::{Facts, attributes, from_seconds, seconds},
+    handle::Handle,
+    inode::{InodeTable, Known, Link, ROOT},
+    listing::ListingCache,
+    metadata::Gathering,
+    name::Names,
+    overlay::{Change, Overlay},
+    posix::Posix,
+    read::Readers,
+    resolve::Flights,
+    writing::Writing,
+};
+use crate::{
+    config::{Appearance, Limits, MountConfig},
+    cos::{Key, ObjectStore},
+};
+
+/// Kept metadata (`posix_metadata`) of so many objects is remembered (about 10 MB).
+const KEPT_MAX: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
+/// The share of the memory limit that listings may have: one part in so many.
+const LISTINGS_SHARE: u64 = 16;
+
+/// The state of one bucket and prefix.
+#[derive(Debug)]
+pub struct Shared {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) names: Names,
+    pub(super) shows: Appearance,
+    pub(super) posix_metadata: bool,
+    pub(super) attr_ttl: Duration,
+    pub(super) memory_bytes: u64,
+    pub(super) file_bytes_max: u64,
+    pub(super) writers: Arc<Writers>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) runtime: Runtime,
+    /// What `user.cosgate.mount` of the root says.
+    pub(super) identity: String,
+    front_uids: Vec<u32>,
+    /// What directories show as their time: lists tell none.
+    born: SystemTime,
+    pub(super) inodes: Mutex<InodeTable>,
+    pub(super) overlay: Mutex<Overlay>,
+    pub(super) listings: Mutex<ListingCache>,
+    /// Of listings that directory handles are building.
+    pub(super) building_bytes: AtomicUsize,
+    pub(super) flights: Flights,
+    pub(super) writing: Writing,
+    pub(super) gathering: Gathering,
+    pub(super) readers: Arc<Readers>,
+    _reclaimer: Reclaimer,
+    /// What tables and listings take from the budget.
+    counted: Mutex<Option<Room>>,
+    kept: Mutex<LruCache<KeptOf, Arc<Posix>>>,
+    handles: RwLock<HashMap<u64, Handle>>,
+    next_handle: AtomicU64,
+    views: Views,
+    stopping: AtomicBool,
+}
+
+/// Whom to tell, by view.
+#[derive(Default)]
+struct Views(Mutex<Vec<Option<Notify>>>);
+
+impl fmt::Debug for Views {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Views({})", self.0.lock().len())
+    }
+}
+
+/// Which version of which object kept metadata belongs to. A copy onto itself keeps the ETag and changes the time.
+pub(super) type KeptOf = (String, Facts);
+
+impl Shared {
+    /// The state of `mount`, whose owner has been looked up (`shows.uid` and `shows.gid` are known).
+    /// `keys` are those of the bucket. `front_uids`: who may use the front's words beside root and the account's own uid.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        mount: &MountConfig,
+        limits: &Limits,
+        writers: Arc<Writers>,
+        keys: Arc<Keys>,
+        runtime: Runtime,
+        front_uids: Vec<u32>,
+    ) -> Arc<Self> {
+        let born = from_seconds(seconds(SystemTime::now()));
+        let listings_bytes = usize::try_from(limits.memory_bytes / LISTINGS_SHARE).unwrap_or(usize::MAX);
+        let readers = Arc::new(Readers::default());
+        let asked = readers.clone();
+        let reclaimer = writers.budget().on_pressure(move |bytes| asked.give_back(bytes));
+        Arc::new(Self {
+            store,
+            names: Names::new(&mount.prefix, &limits.state_prefix),
+            shows: mount.shows,
+            posix_metadata: mount.posix_metadata,
+            attr_ttl: limits.attr_ttl,
+            memory_bytes: limits.memory_bytes,
+            file_bytes_max: limits.single_file_bytes_max,
+            writers,
+            keys,
+            runtime,
+            identity: format!("{} {}/{}", mount.name, mount.store.bucket, mount.prefix),
+            front_uids,
+            born,
+            inodes: Mutex::new(InodeTable::new(&Facts::directory(born), Instant::now())),
+            overlay: Mutex::new(Overlay::new(limits.attr_ttl)),
+            listings: Mutex::new(ListingCache::new(listings_bytes)),
+            building_bytes: AtomicUsize::new(0),
+            flights: Flights::default(),
+            writing: Writing::default(),
+            gathering: Gathering::default(),
+            readers,
+            _reclaimer: reclaimer,
+            counted: Mutex::new(None),
+            kept: Mutex::new(LruCache::new(KEPT_MAX)),
+            handles: RwLock::new(HashMap::new()),
+            next_handle: AtomicU64::new(1),
+            views: Views::default(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn new_view(&self) -> usize {
+        let mut views = self.views.0.lock();
+        views.push(None);
+        views.len() - 1
+    }
+
+    pub(super) fn attach(&self, view: usize, notify: Notify) {
+        if let Some(place) = self.views.0.lock().get_mut(view) {
+            *place = Some(notify);
+        }
+    }
+
+    /// Tells every view but `except`, from a task: whoever asks may hold the kernel's lock that a view waits for.
+    pub(super) fn tell(&self, except: Option<usize>, notices: Vec<Notice>) {
+        let views = self.listeners(except);
+        if views.is_empty() || notices.is_empty() {
+            return;
+        }
+        self.runtime.spawn(async move {
+            for notice in notices {
+                join_all(views.iter().map(|view| view(notice.clone()))).await;
+            }
+        });
+    }
+
+    /// Tells one view, from a task.
+    pub(super) fn tell_one(&self, view: usize, notice: Notice) {
+        let listener = self.views.0.lock().get(view).cloned().flatten();
+        if let Some(listener) = listener {
+            self.runtime.spawn(async move { listener(notice).await });
+        }
+    }
+
+    /// Tells every view and waits until each has forgotten, or its bounded wait is over.
+    pub(super) async fn tell_all_and_wait(&self, notices: Vec<Notice>) {
+        let views = self.listeners(None);
+        for notice in notices {
+            join_all(views.iter().map(|view| view(notice.clone()))).await;
+        }
+    }
+
+    fn listeners(&self, except: Option<usize>) -> Vec<Notify> {
+        let views = self.views.0.lock();
+        let others = views.iter().enumerate().filter(|(view, _)| Some(*view) != except);
+        others.filter_map(|(_, notify)| notify.clone()).collect()
+    }
+
+    /// What a directory's keys begin with.
+    ///
+    /// # Errors
+    /// `NotFound` for what is gone.
+    pub(super) fn directory(&self, inode: InodeNo) -> VfsResult<String> {
+        let path = self.inodes.lock().path(inode);
+        let path = path.ok_or_else(|| VfsError::NotFound { name: "directory".to_owned() })?;
+        let root = self.names.root();
+        Ok(if path.is_empty() { root.to_owned() } else { format!("{root}{path}/") })
+    }
+
+    /// What the table knows of an inode.
+    ///
+    /// # Errors
+    /// `NotFound` for a number that is not in use.
+    pub(super) fn known(&self, inode: InodeNo) -> VfsResult<Known> {
+        let known = self.inodes.lock().known(inode);
+        known.ok_or_else(|| VfsError::NotFound { name: "inode".to_owned() })
+    }
+
+    /// Facts with a time: what lists tell of directories has none.
+    pub(super) fn dated(&self, mut facts: Facts) -> Facts {
+        if facts.is_directory() && seconds(facts.modified) == 0 {
+            facts.modified = self.born;
+        }
+        facts
+    }
+
+    /// What stat shows of an inode; of a file that is being written, the bytes accepted so far.
+    pub(super) fn attributes(&self, inode: InodeNo, known: &Known, kept: Option<&Posix>) -> Attributes {
+        let writer = self.writing.of_inode(inode);
+        let pending = writer.as_ref().and_then(|file| file.pending_attributes());
+        let kept = if self.posix_metadata { pending.as_ref().or(kept) } else { None };
+        let mut shown = attributes(inode, &known.facts, &self.shows, kept);
+        if let Some(bytes) = writer.and_then(|file| file.shown_bytes()) {
+            shown.bytes = bytes;
+        }
+        if known.link == Link::Gone {
+            shown.links = 0;
+        }
+        shown
+    }
+
+    /// What a lookup answers. What is known already for a while is trusted for so much shorter.
+    pub(super) fn entry(&self, inode: InodeNo, known: &Known, kept: Option<&Posix>, now: Instant) -> Entry {
+        let attributes = self.attributes(inode, known, kept);
+        let ttl = if self.writing.of_inode(inode).is_some() || known.link != Link::Named {
+            Duration::ZERO
+        } else {
+            let age = known.seen.map_or(self.attr_ttl, |seen| now.saturating_duration_since(seen));
+            self.attr_ttl.saturating_sub(age)
+        };
+        Entry { attributes, entry_ttl: ttl, attr_ttl: ttl }
+    }
+
+    /// An object was made, or a marker: lists may lag behind it.
+    pub(super) fn note_put(&self, key: &str, facts: Facts) {
+        self.overlay.lock().note(key, Change::Put(facts), Instant::now());
+    }
+
+    /// A key was deleted; of a directory, with all below it.
+    pub(super) fn note_deleted(&self, key: &str, facts: Option<&Facts>) {
+        let etag = facts.and_then(|facts| facts.etag.clone());
+        let change = Change::Deleted { etag, at: SystemTime::now() };
+        self.overlay.lock().note(key, change, Instant::now());
+    }
+
+    /// Kept metadata of this very version, if it is remembered.
+    pub(super) fn kept(&self, of: &KeptOf) -> Option<Arc<Posix>> {
+        self.kept.lock().get(of).cloned()
+    }
+
+    pub(super) fn keep(&self, of: KeptOf, kept: Arc<Posix>) {
+        self.kept.lock().put(of, kept);
+    }
+
+    pub(super) fn open_handle(&self, handle: Handle) -> HandleNo {
+        let number = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.write().insert(number, handle);
+        HandleNo(number)
+    }
+
+    /// # Errors
+    /// `BadHandle` for a number that is not in use.
+    pub(super) fn handle(&self, handle: HandleNo) -> VfsResult<Handle> {
+        self.handles.read().get(&handle.0).cloned().ok_or(VfsError::BadHandle)
+    }
+
+    pub(super) fn close_handle(&self, handle: HandleNo) -> Option<Handle> {
+        self.handles.write().remove(&handle.0)
+    }
+
+    /// Whether the caller may use the front's words.
+    ///
+    /// # Errors
+    /// `NotTheFront`.
+    pub(super) fn is_front(&self, caller: Caller) -> VfsResult<()> {
+        let is_front =
+            caller.uid == 0 || Some(caller.uid) == self.shows.uid || self.front_uids.contains(&caller.uid);
+        if is_front { Ok(()) } else { Err(VfsError::NotTheFront) }
+    }
+
+    /// Whether the caller is the front's service user, whose modes mean nothing.
+    pub(super) fn is_front_user(&self, caller: Caller) -> bool {
+        self.front_uids.contains(&caller.uid)
+    }
+
+    /// # Errors
+    /// `Stopping` once a stop has been asked for.
+    pub(super) fn is_open(&self) -> VfsResult<()> {
+        if self.stopping.load(Ordering::Acquire) { Err(VfsError::Stopping) } else { Ok(()) }
+    }
+
+    pub(super) fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// The key of the marker object of a directory; `None` for the root of a whole bucket.
+    pub(super) fn marker_of(&self, directory: &str) -> Option<Key> {
+        Key::new(directory).ok()
+    }
+
+    /// Counts what tables and listings hold against the budget, in whole MiB.
+    pub(super) fn count_memory(&self) {
+        let tables = self.inodes.lock().memory_bytes() + self.listings.lock().bytes();
+        let bytes = (tables + self.building_bytes.load(Ordering::Relaxed)) as u64 >> 20 << 20;
+        let mut counted = self.counted.lock();
+        if counted.as_ref().map_or(0, Room::bytes) != bytes {
+            *counted = None;
+            *counted = (bytes > 0).then(|| self.writers.budget().take_anyway(bytes));
+        }
+    }
+
+    /// Whether an inode is the root.
+    pub(super) fn is_root(&self, inode: InodeNo) -> bool {
+        inode == ROOT
+    }
+}

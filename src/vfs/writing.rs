@@ -1,0 +1,547 @@
+//! Files that are open for writing: what is known about each, and the register of all of them.
+//!
+//! An [`OpenFile`] joins a descriptor, an inode and a key. It *begins* when it is created or truncated, or by
+//! the first write where the file is empty; only then is there a [`WriteHandle`], and something to publish. A
+//! file that was opened and never begun leaves its object alone. When to publish is decided in `close.rs`.
+//!
+//! Publications of one key take turns here too, so that what the views show is the last one.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+use tracing::{debug, info};
+
+use super::{
+    AttributeChange, Caller, FileKind, HandleNo, InodeNo, MountPolicy, Notice, OpenHow, VfsError, VfsResult,
+    WriteOutcome,
+    attr::Facts,
+    close::{Standing, Verdict, Word, decide},
+    inode::Link,
+    policy,
+    posix::Posix,
+    read::Reader,
+    shared::Shared,
+    write::{Published, Tried, WriteHandle},
+};
+use crate::cos::{Key, NewObject};
+
+/// A file that is open for writing.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) inode: InodeNo,
+    /// Where it will be published.
+    pub(super) parent: InodeNo,
+    pub(super) name: String,
+    pub(super) key: Key,
+    pub(super) how: OpenHow,
+    pub(super) opener: Caller,
+    pub(super) policy: MountPolicy,
+    pub(super) view: usize,
+    /// The publications of this key, one at a time.
+    turn: Arc<AsyncMutex<()>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    writer: Option<Arc<WriteHandle>>,
+    armed: bool,
+    published: bool,
+    discarded: Option<&'static str>,
+    opener_flushed: bool,
+    /// The last descriptor is closed; what is left to do is under way.
+    closing: bool,
+    /// Fail at publish where the key is taken.
+    forbid_overwrite: bool,
+    /// Times, mode, owner and xattrs that the object will be given.
+    kept: Posix,
+    /// The old object, for who reads before anything has begun.
+    reader: Option<Arc<Reader>>,
+}
+
+impl OpenFile {
+    /// A descriptor on the file that will be `key`. Nothing has begun.
+    #[expect(clippy::too_many_arguments, reason = "all of it is said when a file is opened, and never again")]
+    pub(super) fn new(
+        shared: &Shared,
+        inode: InodeNo,
+        parent: InodeNo,
+        name: &str,
+        key: Key,
+        how: OpenHow,
+        opener: Caller,
+        policy: MountPolicy,
+        view: usize,
+    ) -> Arc<Self> {
+        let turn = shared.writing.turn(&key);
+        let state = Mutex::new(State::default());
+        Arc::new(Self { inode, parent, name: name.to_owned(), key, how, opener, policy, view, turn, state })
+    }
+
+    pub(super) fn opener(&self) -> Option<u32> {
+        self.opener.process
+    }
+
+    /// Begins the file anew: it will be published, be it empty. `forbid_overwrite`: as a new one only.
+    pub(super) fn begin(&self, shared: &Shared, forbid_overwrite: bool) {
+        let mut state = self.state.lock();
+        if state.writer.is_none() {
+            let (writers, store) = (shared.writers.clone(), shared.store.clone());
+            let writer = WriteHandle::begin(writers, store, shared.keys.clone(), self.key.clone());
+            state.writer = Some(writer);
+            state.forbid_overwrite = forbid_overwrite || self.policy.forbids_overwrite();
+        }
+    }
+
+    /// Throws away what was written so far.
+    ///
+    /// # Errors
+    /// The error that an earlier request left.
+    pub(super) fn truncate(&self, shared: &Shared, forbid_overwrite: bool) -> VfsResult<()> {
+        let begun = self.state.lock().writer.clone();
+        match begun {
+            None => self.begin(shared, forbid_overwrite),
+            Some(writer) => {
+                writer.truncate_to_zero()?;
+                let mut state = self.state.lock();
+                state.published = false;
+                state.opener_flushed = false;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn try_write(
+        &self,
+        shared: &Shared,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+    ) -> VfsResult<WriteOutcome> {
+        let writer = self.writer_at(shared, offset, append)?;
+        let offset = if append { writer.bytes() } else { offset };
+        match writer.try_write(offset, data)? {
+            Tried::Taken => {
+                self.note_written();
+                Ok(WriteOutcome::Written)
+            }
+            Tried::Full => Ok(WriteOutcome::MustWait),
+        }
+    }
+
+    pub(super) async fn write(
+        &self,
+        shared: &Shared,
+        offset: u64,
+        data: Bytes,
+        append: bool,
+        nonblocking: bool,
+    ) -> VfsResult<()> {
+        if self.state.lock().armed && nonblocking {
+            return match self.try_write(shared, offset, &data, append)? {
+                WriteOutcome::Written => Ok(()),
+                WriteOutcome::MustWait => Err(VfsError::WouldBlock),
+            };
+        }
+        let writer = self.writer_at(shared, offset, append)?;
+        let offset = if append { writer.bytes() } else { offset };
+        writer.write(offset, data).await?;
+        self.note_written();
+        Ok(())
+    }
+
+    fn note_written(&self) {
+        self.state.lock().opener_flushed = false;
+    }
+
+    /// The writer for a write at `offset`; the first write into an empty file begins it.
+    fn writer_at(&self, shared: &Shared, offset: u64, append: bool) -> VfsResult<Arc<WriteHandle>> {
+        if !self.how.write {
+            return Err(VfsError::BadHandle);
+        }
+        let state = self.state.lock();
+        if let Some(why) = state.discarded {
+            return Err(VfsError::Invalid { why });
+        }
+        if let Some(writer) = &state.writer {
+            return Ok(writer.clone());
+        }
+        drop(state);
+        let facts = shared.known(self.inode)?.facts;
+        if facts.bytes > 0 {
+            let what =
+                if append { "appending to a file with content" } else { "writing into an existing file" };
+            return Err(VfsError::NotSupported { what });
+        }
+        if offset > 0 && !append {
+            return Err(VfsError::NotSupported { what: "writing behind the end of a file" });
+        }
+        let target = if facts.etag.is_some() { policy::Standing::Published } else { policy::Standing::Free };
+        self.policy.may_overwrite(&self.name, target)?;
+        self.begin(shared, false);
+        self.state.lock().writer.clone().ok_or(VfsError::BadHandle)
+    }
+
+    /// Whether a write would be taken now, or fail now; else `wake` is called when it may.
+    pub(super) fn poll_writable(&self, wake: Box<dyn FnOnce() + Send>) -> VfsResult<bool> {
+        let writer = self.state.lock().writer.clone();
+        Ok(writer.is_none_or(|writer| !writer.wake_on_room(wake)))
+    }
+
+    pub(super) fn arm(&self) -> VfsResult<()> {
+        if !self.how.write {
+            return Err(VfsError::BadHandle);
+        }
+        self.state.lock().armed = true;
+        Ok(())
+    }
+
+    pub(super) async fn prepare(&self) -> VfsResult<()> {
+        let (writer, armed) = {
+            let state = self.state.lock();
+            (state.writer.clone(), state.armed)
+        };
+        match writer {
+            _ if !armed => Err(VfsError::Invalid { why: "prepare is for armed descriptors" }),
+            Some(writer) => writer.prepare().await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn commit(&self, shared: &Arc<Shared>, bytes: u64) -> VfsResult<()> {
+        let accepted = self.state.lock().writer.as_ref().map_or(0, |writer| writer.bytes());
+        if decide(self.standing(), Word::Commit) == Verdict::Publish && bytes != accepted {
+            return Err(VfsError::Invalid { why: "the front counted other bytes than the mount" });
+        }
+        self.perform(shared, Word::Commit).await
+    }
+
+    /// What follows from a word, done.
+    pub(super) async fn perform(&self, shared: &Arc<Shared>, word: Word) -> VfsResult<()> {
+        let standing = self.standing();
+        let verdict = decide(standing, word);
+        debug!(key = %self.key, ?word, ?verdict, "file open for writing");
+        if let Word::Flush { opener, closer } = word
+            && opener == closer.process
+            && standing.dirty
+        {
+            self.state.lock().opener_flushed = true;
+        }
+        match verdict {
+            Verdict::Nothing => Ok(()),
+            Verdict::Publish => self.publish(shared).await,
+            Verdict::Discard(why) => {
+                self.discard(shared, why).await;
+                Ok(())
+            }
+            Verdict::TellAgain => Err(self.failure()),
+            Verdict::Invalid(why) => Err(VfsError::Invalid { why }),
+        }
+    }
+
+    /// Makes the object, and shows it.
+    ///
+    /// # Errors
+    /// What the store answered; it stays on the handle.
+    pub(super) async fn publish(&self, shared: &Arc<Shared>) -> VfsResult<()> {
+        let writer = self.state.lock().writer.clone();
+        let Some(writer) = writer else { return Ok(()) };
+        let _turn = self.turn.lock().await;
+        let (new, kept) = self.new_object()?;
+        let published = writer.publish(new).await?;
+        {
+            let mut state = self.state.lock();
+            state.published = true;
+            // What stands there now is this file's own.
+            state.forbid_overwrite = false;
+        }
+        info!(key = %self.key, bytes = published.bytes, "published");
+        shared.show_published(self, &published, kept);
+        Ok(())
+    }
+
+    fn new_object(&self) -> VfsResult<(NewObject, Posix)> {
+        let state = self.state.lock();
+        let mut new = NewObject { forbid_overwrite: state.forbid_overwrite, ..NewObject::default() };
+        state.kept.write(FileKind::File, &mut new.metadata)?;
+        Ok((new, state.kept.clone()))
+    }
+
+    /// Gives up; nothing becomes visible.
+    pub(super) async fn discard(&self, shared: &Arc<Shared>, why: &'static str) {
+        let (writer, was_published) = {
+            let mut state = self.state.lock();
+            state.discarded = Some(why);
+            (state.writer.clone(), state.published)
+        };
+        if let Some(writer) = writer {
+            info!(key = %self.key, why, "discarded");
+            writer.discard(why).await;
+        }
+        if !was_published {
+            shared.hide_unpublished(self);
+        }
+    }
+
+    /// The name leads elsewhere now: nothing of this file may become visible any more.
+    pub(super) fn orphan(&self) {
+        if let Some(writer) = &self.state.lock().writer {
+            writer.orphan();
+        }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        let state = self.state.lock();
+        Standing {
+            armed: state.armed,
+            begun: state.writer.is_some(),
+            dirty: state.writer.as_ref().is_some_and(|writer| writer.is_dirty()),
+            published: state.published,
+            failed: state.writer.as_ref().is_some_and(|writer| writer.failure().is_some()),
+            discarded: state.discarded.is_some(),
+            opener_flushed: state.opener_flushed,
+        }
+    }
+
+    fn failure(&self) -> VfsError {
+        let state = self.state.lock();
+        let failed = state.writer.as_ref().and_then(|writer| writer.failure());
+        failed.unwrap_or(VfsError::Invalid { why: state.discarded.unwrap_or("the file was given up") })
+    }
+
+    /// Something will be published that is not yet.
+    pub(super) fn is_unpublished(&self) -> bool {
+        let standing = self.standing();
+        standing.begun && !standing.discarded && (standing.dirty || !standing.published)
+    }
+
+    /// Begun, empty, and nobody has to commit it: it may be published at any time.
+    pub(super) fn is_idle_and_empty(&self) -> bool {
+        let standing = self.standing();
+        let bytes = self.state.lock().writer.as_ref().map(|writer| writer.bytes());
+        !standing.armed && !standing.dirty && !standing.failed && !standing.discarded && bytes == Some(0)
+    }
+
+    pub(super) fn begin_closing(&self) {
+        self.state.lock().closing = true;
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state.lock().closing
+    }
+
+    /// Waits for a publication that is under way.
+    pub(super) async fn wait_turn(&self) {
+        drop(self.turn.lock().await);
+    }
+
+    pub(super) fn is_begun(&self) -> bool {
+        self.state.lock().writer.is_some()
+    }
+
+    /// The size that stat shows: what was accepted so far.
+    pub(super) fn shown_bytes(&self) -> Option<u64> {
+        let state = self.state.lock();
+        if state.discarded.is_some() {
+            return None;
+        }
+        state.writer.as_ref().map(|writer| writer.bytes())
+    }
+
+    /// What the object will be given, for stat; `None` before anything has begun.
+    pub(super) fn pending_attributes(&self) -> Option<Posix> {
+        let state = self.state.lock();
+        (state.writer.is_some() && !state.published).then(|| state.kept.clone())
+    }
+
+    /// Times, mode and owner for the object to be made. False where it is made already, or not begun.
+    pub(super) fn set_kept(&self, change: impl FnOnce(&mut Posix)) -> bool {
+        let mut state = self.state.lock();
+        let takes = state.writer.is_some() && !state.published && state.discarded.is_none();
+        if takes {
+            change(&mut state.kept);
+            if let Some(writer) = &state.writer {
+                let mut new = NewObject { forbid_overwrite: state.forbid_overwrite, ..NewObject::default() };
+                // What does not fit is refused at publish.
+                if state.kept.write(FileKind::File, &mut new.metadata).is_ok() {
+                    writer.set_new_object(new);
+                }
+            }
+        }
+        takes
+    }
+
+    pub(super) fn change_kept(&self, change: &AttributeChange) -> bool {
+        self.set_kept(|kept| kept.apply(change))
+    }
+
+    /// For who reads through a descriptor that can also write; `None` where there is nothing yet.
+    ///
+    /// # Errors
+    /// `Busy` once something was written: it can be read when it is published.
+    pub(super) fn reader(&self, shared: &Shared) -> VfsResult<Option<Arc<Reader>>> {
+        if !self.how.read {
+            return Err(VfsError::BadHandle);
+        }
+        self.policy.may_read()?;
+        let mut state = self.state.lock();
+        if let Some(writer) = &state.writer {
+            return if writer.bytes() == 0 {
+                Ok(None)
+            } else {
+                Err(VfsError::Busy { name: self.name.clone() })
+            };
+        }
+        let new = || Reader::new(shared, self.inode, self.key.clone(), &self.name, None);
+        Ok(Some(state.reader.get_or_insert_with(new).clone()))
+    }
+}
+
+/// All files that are open for writing.
+#[derive(Debug, Default)]
+pub(super) struct Writing(Mutex<Register>);
+
+#[derive(Debug, Default)]
+struct Register {
+    by_key: BTreeMap<String, Vec<Arc<OpenFile>>>,
+    by_inode: HashMap<InodeNo, Vec<Arc<OpenFile>>>,
+}
+
+impl Writing {
+    /// The lock that publications of a key share.
+    fn turn(&self, key: &Key) -> Arc<AsyncMutex<()>> {
+        let register = self.0.lock();
+        let others = register.by_key.get(key.as_str()).and_then(|files| files.first());
+        others.map_or_else(Arc::default, |file| file.turn.clone())
+    }
+
+    pub(super) fn add(&self, file: &Arc<OpenFile>) {
+        let mut register = self.0.lock();
+        register.by_key.entry(file.key.as_str().to_owned()).or_default().push(file.clone());
+        register.by_inode.entry(file.inode).or_default().push(file.clone());
+    }
+
+    pub(super) fn remove(&self, file: &Arc<OpenFile>) {
+        let mut register = self.0.lock();
+        if let Some(files) = register.by_key.get_mut(file.key.as_str()) {
+            files.retain(|other| !Arc::ptr_eq(other, file));
+            if files.is_empty() {
+                register.by_key.remove(file.key.as_str());
+            }
+        }
+        if let Some(files) = register.by_inode.get_mut(&file.inode) {
+            files.retain(|other| !Arc::ptr_eq(other, file));
+            if files.is_empty() {
+                register.by_inode.remove(&file.inode);
+            }
+        }
+    }
+
+    /// The file that gives an inode its size: the last one that has begun.
+    pub(super) fn of_inode(&self, inode: InodeNo) -> Option<Arc<OpenFile>> {
+        let register = self.0.lock();
+        register.by_inode.get(&inode)?.iter().rev().find(|file| file.is_begun()).cloned()
+    }
+
+    /// The file that was opened last on an inode.
+    pub(super) fn last_of_inode(&self, inode: InodeNo) -> Option<Arc<OpenFile>> {
+        self.0.lock().by_inode.get(&inode)?.last().cloned()
+    }
+
+    pub(super) fn of_key(&self, key: &str) -> Vec<Arc<OpenFile>> {
+        self.0.lock().by_key.get(key).cloned().unwrap_or_default()
+    }
+
+    /// All files whose keys begin so.
+    pub(super) fn below(&self, directory: &str) -> Vec<Arc<OpenFile>> {
+        let register = self.0.lock();
+        let below = register.by_key.range::<str, _>((Bound::Included(directory), Bound::Unbounded));
+        below
+            .take_while(|(key, _)| key.starts_with(directory))
+            .flat_map(|(_, files)| files.iter().cloned())
+            .collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<OpenFile>> {
+        self.below("")
+    }
+}
+
+impl Shared {
+    /// After a publication: the name, in every view, leads to the new object.
+    fn show_published(&self, file: &OpenFile, published: &Published, kept: Posix) {
+        let facts = Facts::of_object(published.bytes, published.last_modified, &published.etag);
+        self.note_put(file.key.as_str(), facts.clone());
+        // What was set on the object of before is not this one's.
+        self.take_gathered(file.key.as_str());
+        if self.posix_metadata {
+            self.keep((file.key.as_str().to_owned(), facts.clone()), Arc::new(kept));
+        }
+        let now = Some(Instant::now());
+        let mut inodes = self.inodes.lock();
+        inodes.update(file.inode, &facts, now);
+        let named = inodes.find(file.parent, &file.name);
+        if let Some(named) = named {
+            inodes.update(named, &facts, now);
+        }
+        drop(inodes);
+        let mut notices = vec![Notice::Entry { parent: file.parent, name: file.name.clone().into() }];
+        notices.extend(named.map(|inode| Notice::Inode { inode }));
+        self.tell(Some(file.view), notices);
+        if let Some(inode) = named.filter(|named| *named != file.inode) {
+            self.tell_one(file.view, Notice::Inode { inode });
+        }
+    }
+
+    /// A file that will never be published takes its name along.
+    fn hide_unpublished(&self, file: &OpenFile) {
+        let mut inodes = self.inodes.lock();
+        let known = inodes.known(file.inode);
+        let had_name = known.is_some_and(|known| known.link == Link::Named && known.facts.etag.is_none());
+        if had_name {
+            inodes.abandon(file.inode);
+        }
+        drop(inodes);
+        if had_name {
+            self.tell(None, vec![Notice::Entry { parent: file.parent, name: file.name.clone().into() }]);
+        }
+    }
+
+    /// Lets the writers of a key come to an end where that needs nobody's word: a publication that is under
+    /// way, and empty files that were created and closed (their RELEASE may be late).
+    ///
+    /// # Errors
+    /// `Busy` where one is still being written; what the store answered.
+    pub(super) async fn settle_writers(self: &Arc<Self>, key: &str, name: &str) -> VfsResult<()> {
+        for file in self.writing.of_key(key) {
+            if file.is_closing() {
+                file.wait_turn().await;
+            }
+            if file.is_unpublished() && file.is_idle_and_empty() {
+                file.publish(self).await?;
+            }
+            if file.is_unpublished() {
+                return Err(VfsError::Busy { name: name.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that is open for writing, found by its descriptor or, where the kernel does not say, its inode.
+    pub(super) fn open_file(&self, inode: InodeNo, handle: Option<HandleNo>) -> Option<Arc<OpenFile>> {
+        let by_handle = handle.and_then(|handle| self.handle(handle).ok()?.for_writing().ok());
+        by_handle.or_else(|| self.writing.last_of_inode(inode))
+    }
+
+    /// A file that exists for its writer only, beginning now.
+    pub(super) fn unpublished_facts() -> Facts {
+        Facts::unpublished(SystemTime::now())
+    }
+}
