@@ -1,9 +1,13 @@
 //! How large the parts of an upload are, and how large a file 10,000 of them can carry.
 //!
-//! Part 1 has `min_part_size`; sizes grow in a straight line over the first 900 parts, up to a twelfth of
-//! `memory_limit`, so that eight parts can travel while the next ones fill. Growing slowly keeps parts small
-//! (and many in flight) where files are of common size; growing within 900 parts keeps what is lost against
-//! 10,000 parts of the largest size below 4 %: 200 GiB with 256 MiB and parts of 4 MiB to begin with.
+//! ```text
+//! part      1 ... 16            ... 720              ... 10,000
+//! size      min_part_size, rising | memory_limit / 24 | memory_limit / 12
+//! ```
+//!
+//! Small parts to begin with: the first leaves soon, and a file of common size travels in several at a time.
+//! Then parts of which eight travel while the ninth fills within 96 MiB, and whose transfer is long against a
+//! round trip. Beyond 7 GiB what counts is how far 10,000 of them reach: 200 GiB with 256 MiB and 4 MiB to begin with.
 //!
 //! This is arithmetic alone, and stands in layer 0 because `single_file_max_size` is judged by it;
 //! `vfs/write/part.rs` cuts parts by it.
@@ -20,8 +24,9 @@ const PART_BYTES_MIN: u64 = 1 << 20;
 const PART_BYTES_MAX: u64 = 5 << 30;
 /// Largest object in bytes, 50,000 GB (COS, *Specifications and Limits*).
 const OBJECT_BYTES_MAX: u64 = 50_000 << 30;
-/// The part number from which on parts are of the largest size.
-const GROWING_PARTS: u64 = 900;
+/// The part numbers at which half the largest size is reached, and behind which parts are of the largest size.
+const HALF_FROM_PART: u64 = 16;
+const HALF_TO_PART: u16 = 720;
 
 /// The size of each part of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +45,12 @@ impl PartSizes {
 
     /// Bytes of part `number`, counted from 1; whole blocks.
     pub fn bytes(self, number: u16) -> u64 {
-        let step = u64::from(number.saturating_sub(1)).min(GROWING_PARTS);
-        let size = self.first_bytes + (self.largest_bytes - self.first_bytes) * step / GROWING_PARTS;
+        if number > HALF_TO_PART {
+            return self.largest_bytes;
+        }
+        let half_bytes = (self.largest_bytes / 2).max(self.first_bytes);
+        let step = (u64::from(number).max(1) - 1).min(HALF_FROM_PART - 1);
+        let size = self.first_bytes + (half_bytes - self.first_bytes) * step / (HALF_FROM_PART - 1);
         size - size % BLOCK_BYTES
     }
 
@@ -91,10 +100,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_gib_leaves_in_parts_small_enough_for_eight_in_flight_within_96_mib() {
+    fn eight_parts_travel_while_the_ninth_fills_within_96_mib_for_seven_gib() {
         let sizes = PartSizes::new(256 * MIB, 4 * MIB);
         let (mut sent, mut number) = (0, 1);
-        while sent < GIB {
+        while sent < 7 * GIB {
             assert!(9 * sizes.bytes(number) <= 96 * MIB, "part {number}");
             sent += sizes.bytes(number);
             number += 1;
@@ -121,7 +130,7 @@ mod tests {
             // A size that was set is met by the first part, unless a twelfth of the memory is less.
             prop_assert!(sizes.bytes(1) >= min_part.min(largest));
             // What growing costs against parts of the largest size.
-            prop_assert!(sizes.bytes_in_all() >= largest * 9_500);
+            prop_assert!(sizes.bytes_in_all() >= largest * 9_280);
         }
     }
 }

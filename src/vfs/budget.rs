@@ -9,7 +9,9 @@
 //! Nothing is written to disk, so whoever has no memory waits; and what waits must never wait for ever:
 //!
 //! - Writers wait in turn. Those in the middle of a part that is too small to be sent come first (they can
-//!   set memory free soon), then those about to begin one; within both, first come, first served.
+//!   set memory free soon), then those about to begin one, or to go on with one that could be sent as it is;
+//!   within both, first come, first served. The last quarter of the budget is for the former alone: else
+//!   hundreds that trickle would each begin a part, and none could end it.
 //! - Somebody waits: `Budget::pressed` is true, and writers send what can stand as a part, full or not,
 //!   as long as upload requests are idle (`write/mod.rs`). Readers are told to give back what they cache, and get nothing new.
 //! - Nothing is on its way to COS either, so no memory will come back by itself: the oldest waiting writers,
@@ -34,7 +36,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::config::BLOCK_BYTES;
+use crate::{config::BLOCK_BYTES, cos::PART_BYTES_MIN};
 
 /// Bytes of a block.
 pub(super) const BLOCK: usize = BLOCK_BYTES as usize;
@@ -44,10 +46,11 @@ pub(super) const SENDABLE_BLOCKS: usize = (1 << 20) / BLOCK;
 pub(super) const WRITE_BLOCKS_MAX: usize = SENDABLE_BLOCKS + 1;
 /// Writers that may grow beyond the budget at a time.
 const RIGHTS_MAX: usize = 4;
-/// How far all of them together may: each holds less than a sendable part, and asks for one write.
+/// How far all of them together may, 8 MiB: each holds less than a sendable part, and asks for one write.
 pub(super) const SLACK_BLOCKS: usize = RIGHTS_MAX * (SENDABLE_BLOCKS + WRITE_BLOCKS_MAX);
-/// Share of the budget that readers may hold, in quarters: a writer that comes later finds some room at once.
-const READER_QUARTERS: usize = 3;
+/// Share of the budget, in quarters, that readers may hold, and up to which parts may be begun: one that has
+/// begun finds some room to become sendable.
+const QUARTERS: usize = 3;
 
 /// The memory of all mounts.
 pub struct Budget {
@@ -57,7 +60,7 @@ pub struct Budget {
     state: Mutex<State>,
     pressed: AtomicBool,
     in_transit: AtomicUsize,
-    /// Told when it begins to press, and while it does each time an upload request ends.
+    /// Told when somebody begins to wait, and while somebody does, each time an upload request or a right ends.
     pressure: Notify,
     reclaimers: Mutex<Vec<(u64, Reclaim)>>,
 }
@@ -227,11 +230,11 @@ impl Budget {
         Reclaimer { budget: Arc::clone(self), number }
     }
 
-    /// Blocks for a writer, if nobody has to wait for them.
-    pub(super) fn try_blocks(self: &Arc<Self>, blocks: usize) -> Option<Room> {
+    /// Blocks for a writer whose part holds `held` bytes, if nobody has to wait for them.
+    pub(super) fn try_blocks(self: &Arc<Self>, held: u64, blocks: usize) -> Option<Room> {
+        let most = self.writers_most(is_under_way(held));
         let mut state = self.state.lock();
-        (state.idle() && state.used + blocks <= self.total)
-            .then(|| self.room(&mut state, blocks, Holder::Writer))
+        (state.idle() && state.used + blocks <= most).then(|| self.room(&mut state, blocks, Holder::Writer))
     }
 
     /// Room for nothing, for a write that fits into the block already there.
@@ -239,19 +242,24 @@ impl Budget {
         Room { budget: Arc::clone(self), blocks: 0, holder: Holder::Writer }
     }
 
-    /// Queues a writer that holds `held` blocks for `blocks` more ([`WRITE_BLOCKS_MAX`] at most).
-    pub(super) fn wait(self: &Arc<Self>, writer: u64, held: usize, blocks: usize) -> Ticket {
+    /// Queues a writer whose part holds `held` bytes for `blocks` more ([`WRITE_BLOCKS_MAX`] at most).
+    pub(super) fn wait(self: &Arc<Self>, writer: u64, held: u64, blocks: usize) -> Ticket {
         debug_assert!(blocks <= WRITE_BLOCKS_MAX);
         let (granted, receiver) = oneshot::channel();
-        let sendable = held >= SENDABLE_BLOCKS;
+        let sendable = held >= PART_BYTES_MIN;
         let waiter = Waiter { writer: Some(writer), blocks, sendable, granted };
         let mut state = self.state.lock();
-        if held > 0 && !sendable {
+        if is_under_way(held) {
             state.under_way.push_back(waiter)
         } else {
             state.fresh.push_back(waiter)
         }
         self.serve(&mut state);
+        drop(state);
+        // Nothing is on its way: memory may never come back by itself.
+        if self.is_pressed() && self.in_transit.load(Ordering::Relaxed) == 0 {
+            self.pressure.notify_one();
+        }
         Ticket { receiver, budget: Arc::clone(self) }
     }
 
@@ -277,7 +285,7 @@ impl Budget {
         let wanted = {
             let state = self.state.lock();
             let wanted: usize = state.writers_waiting().map(|waiter| waiter.blocks).sum();
-            (state.used + wanted).saturating_sub(self.total) * BLOCK
+            (state.used + wanted).saturating_sub(self.writers_most(false)) * BLOCK
         };
         let reclaimers: Vec<_> =
             self.reclaimers.lock().iter().map(|(_, reclaim)| Arc::clone(reclaim)).collect();
@@ -288,13 +296,34 @@ impl Budget {
         }
     }
 
+    /// Readers have given back and parts were sent early, and still nothing is on its way: the oldest writers
+    /// that wait may grow beyond the budget, each until its part can be sent.
+    pub(super) fn let_the_oldest_grow(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        self.serve(&mut state);
+        while self.in_transit.load(Ordering::Relaxed) == 0
+            && let Some((writer, waiter)) = state.oldest_that_may_grow()
+        {
+            let room = self.room(&mut state, waiter.blocks, Holder::Writer);
+            // One who has the right already holds it until its part leaves.
+            let right =
+                state.rights.insert(writer).then(|| Right { budget: Arc::clone(self), writer, void: false });
+            grant(&mut state, waiter.granted, Grant { room, right });
+        }
+        self.serve(&mut state);
+    }
+
+    /// How far writers may fill the budget.
+    fn writers_most(&self, under_way: bool) -> usize {
+        if under_way { self.total } else { self.total * QUARTERS / 4 }
+    }
+
     fn reader_blocks(&self, bytes: u64) -> usize {
-        blocks_of(bytes).min(self.total * READER_QUARTERS / 4)
+        blocks_of(bytes).min(self.total * QUARTERS / 4)
     }
 
     fn fits_reader(&self, state: &State, blocks: usize) -> bool {
-        state.used + blocks <= self.total
-            && state.used_by_readers + blocks <= self.total * READER_QUARTERS / 4
+        state.used + blocks <= self.total && state.used_by_readers + blocks <= self.total * QUARTERS / 4
     }
 
     fn room(self: &Arc<Self>, state: &mut State, blocks: usize, holder: Holder) -> Room {
@@ -313,7 +342,7 @@ impl Budget {
     /// Gives what there is to those who wait, in their order.
     fn serve(self: &Arc<Self>, state: &mut State) {
         let fits = |state: &State, waiter: &Waiter| match waiter.writer {
-            Some(_) => state.used + waiter.blocks <= self.total,
+            Some(_) => state.used + waiter.blocks <= self.writers_most(!state.under_way.is_empty()),
             None => self.fits_reader(state, waiter.blocks),
         };
         while let Some(waiter) = state.next_waiter(fits) {
@@ -321,22 +350,9 @@ impl Budget {
             let room = self.room(state, waiter.blocks, holder);
             grant(state, waiter.granted, Grant { room, right: None });
         }
-        if self.in_transit.load(Ordering::Relaxed) == 0 {
-            self.let_the_oldest_grow(state);
-        }
         let pressed = !state.idle();
         if self.pressed.swap(pressed, Ordering::Relaxed) != pressed && pressed {
             self.pressure.notify_one();
-        }
-    }
-
-    fn let_the_oldest_grow(self: &Arc<Self>, state: &mut State) {
-        while let Some((writer, waiter)) = state.oldest_that_may_grow() {
-            let room = self.room(state, waiter.blocks, Holder::Writer);
-            // One who has the right already holds it until its part leaves.
-            let right =
-                state.rights.insert(writer).then(|| Right { budget: Arc::clone(self), writer, void: false });
-            grant(state, waiter.granted, Grant { room, right });
         }
     }
 
@@ -512,21 +528,18 @@ impl Drop for Right {
         if self.void {
             return;
         }
-        let mut state = self.budget.state.lock();
-        state.rights.remove(&self.writer);
-        self.budget.serve(&mut state);
+        self.budget.state.lock().rights.remove(&self.writer);
+        if self.budget.is_pressed() {
+            self.budget.pressure.notify_one();
+        }
     }
 }
 
 impl Drop for Transit {
     fn drop(&mut self) {
-        let budget = &self.budget;
-        let left = budget.in_transit.fetch_sub(1, Ordering::Relaxed) - 1;
-        if budget.is_pressed() {
-            if left == 0 {
-                budget.serve(&mut budget.state.lock());
-            }
-            budget.pressure.notify_one();
+        self.budget.in_transit.fetch_sub(1, Ordering::Relaxed);
+        if self.budget.is_pressed() {
+            self.budget.pressure.notify_one();
         }
     }
 }
@@ -555,6 +568,11 @@ impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Block").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
+}
+
+/// Whether a part has begun and cannot be sent yet.
+fn is_under_way(held: u64) -> bool {
+    held > 0 && held < PART_BYTES_MIN
 }
 
 fn blocks_of(bytes: u64) -> usize {

@@ -120,6 +120,8 @@ struct Memory {
     /// In the queue.
     waiting: bool,
     grants: u64,
+    /// The part could leave early, and [`Writers`] knows of it.
+    sendable: bool,
 }
 
 impl WriteHandle {
@@ -153,7 +155,6 @@ impl WriteHandle {
             changed: Notify::new(),
             loose_ends: watch::channel(0).0,
         });
-        shared.writers.register(age, Arc::downgrade(&shared));
         Arc::new(Self { shared })
     }
 
@@ -275,7 +276,6 @@ impl WriteHandle {
 
 impl Drop for WriteHandle {
     fn drop(&mut self) {
-        self.shared.writers.deregister(self.shared.age);
         self.shared.give_up("its handle is gone");
     }
 }
@@ -297,6 +297,7 @@ impl Core {
         self.part = PartBuffer::new();
         self.memory.room = None;
         self.memory.right = None;
+        self.memory.sendable = false;
         self.going_on = watch::channel(()).0;
         self.sending_bytes = 0;
     }
@@ -352,7 +353,7 @@ impl Shared {
     fn room(&self, core: &mut Core, blocks: usize) -> Option<Option<Room>> {
         let have = core.memory.room.as_ref().map_or(0, Room::blocks);
         if have < blocks {
-            let more = self.writers.budget.try_blocks(blocks - have)?;
+            let more = self.writers.budget.try_blocks(core.part.bytes(), blocks - have)?;
             match &mut core.memory.room {
                 Some(room) => room.join(more),
                 None => core.memory.room = Some(more),
@@ -382,6 +383,10 @@ impl Shared {
         if self.writers.budget.wants_parts() {
             self.cut_early(core);
         }
+        if core.part.bytes() >= PART_BYTES_MIN && !core.memory.sendable {
+            core.memory.sendable = true;
+            self.writers.may_leave_early(self.age, Arc::downgrade(self));
+        }
         Ok(())
     }
 
@@ -393,13 +398,15 @@ impl Shared {
         }
     }
 
-    fn filling_bytes(&self) -> u64 {
-        self.core.lock().part.bytes()
+    /// Bytes that could leave early.
+    fn sendable_bytes(&self) -> u64 {
+        let core = self.core.lock();
+        if core.memory.sendable { core.part.bytes() } else { 0 }
     }
 
     fn leave_early(self: &Arc<Self>) {
         let mut core = self.core.lock();
-        if !core.state.is_publishing() && !core.ended {
+        if core.memory.sendable {
             self.cut_early(&mut core);
         }
     }
@@ -423,10 +430,10 @@ impl Shared {
         }
         let blocks = core.blocks_needed(wanted).min(WRITE_BLOCKS_MAX);
         let missing = blocks.saturating_sub(core.memory.room.as_ref().map_or(0, Room::blocks));
-        if missing == 0 || self.writers.budget.try_blocks(missing).is_some() {
+        if missing == 0 || self.writers.budget.try_blocks(core.part.bytes(), missing).is_some() {
             return false;
         }
-        let ticket = self.writers.budget.wait(self.age, core.part.blocks(), missing);
+        let ticket = self.writers.budget.wait(self.age, core.part.bytes(), missing);
         core.memory.waiting = true;
         core.wakes.push(wake);
         let going_on = core.going_on.subscribe();

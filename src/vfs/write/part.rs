@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::super::budget::{BLOCK, Block, Room};
+use super::super::budget::{BLOCK, Block, Room, SENDABLE_BLOCKS};
 use crate::{
     config::{Limits, PartSizes},
     cos::{Crc64, PARTS_MAX, PartNumber, Payload},
@@ -44,11 +44,6 @@ impl PartBuffer {
         self.bytes
     }
 
-    /// Blocks it holds.
-    pub(super) fn blocks(&self) -> usize {
-        self.blocks.len()
-    }
-
     /// Whether nothing is in it.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes == 0
@@ -81,6 +76,29 @@ impl PartBuffer {
     pub(super) fn freeze(self) -> Payload {
         let crc64 = if self.bytes == 0 { Crc64::EMPTY } else { Crc64(self.digest.finalize()) };
         Payload::with_crc64(self.blocks.into_iter().map(Bytes::from_owner).collect(), crc64)
+    }
+}
+
+impl PartBuffer {
+    /// Makes it the bodies of up to `pieces` requests of like size, none but the last below 2 MiB.
+    pub(super) fn split(self, pieces: usize) -> Vec<Payload> {
+        let pieces = pieces.min(self.blocks.len() / (2 * SENDABLE_BLOCKS)).max(1);
+        if pieces == 1 {
+            return vec![self.freeze()];
+        }
+        let length = self.blocks.len().div_ceil(pieces);
+        let mut blocks = self.blocks.into_iter().peekable();
+        let mut payloads = Vec::with_capacity(pieces);
+        while blocks.peek().is_some() {
+            let mut piece = Self::new();
+            for block in blocks.by_ref().take(length) {
+                piece.bytes += block.as_ref().len() as u64;
+                piece.digest.update(block.as_ref());
+                piece.blocks.push(block);
+            }
+            payloads.push(piece.freeze());
+        }
+        payloads
     }
 }
 
@@ -121,6 +139,11 @@ impl PartPlan {
         let planned = self.sizes.bytes(number.get());
         let behind = (self.planned_bytes + planned).saturating_sub(self.cut_bytes + bytes);
         bytes >= crate::cos::PART_BYTES_MIN && number.get() < PARTS_MAX && behind <= self.rest_bytes - planned
+    }
+
+    /// Numbers that are left.
+    pub(super) fn numbers_left(&self) -> usize {
+        self.next.map_or(0, |number| usize::from(PARTS_MAX - number.get()) + 1)
     }
 
     /// Cuts the part at `bytes`; the next one begins.

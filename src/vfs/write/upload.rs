@@ -38,9 +38,24 @@ pub(super) struct LooseEnd {
 impl Shared {
     /// Cuts the part that fills: it is on its way from now on.
     pub(super) fn cut(self: &Arc<Self>, core: &mut super::Core) {
-        let Some(number) = core.plan.next() else { return };
         let payload = std::mem::replace(&mut core.part, PartBuffer::new()).freeze();
+        self.depart(core, payload);
+    }
+
+    /// Cuts what is left at the end. In pieces, so that all requests that can be in flight share in it, and
+    /// the last one to end is not a whole part later than the others.
+    fn cut_last(self: &Arc<Self>, core: &mut super::Core) {
+        let pieces = self.writers.limits.upload_requests_max.min(core.plan.numbers_left());
+        let part = std::mem::replace(&mut core.part, PartBuffer::new());
+        for payload in part.split(pieces) {
+            self.depart(core, payload);
+        }
+    }
+
+    fn depart(self: &Arc<Self>, core: &mut super::Core, payload: Payload) {
+        let Some(number) = core.plan.next() else { return };
         core.memory.right = None;
+        core.memory.sendable = false;
         core.plan.cut(payload.len());
         core.sending_bytes += payload.len();
         let (bytes, crc64) = (payload.len(), payload.crc64());
@@ -62,7 +77,7 @@ impl Shared {
                             VfsError::TooLarge { name: self.key.to_string(), bytes_max },
                         );
                     }
-                    self.cut(&mut core);
+                    self.cut_last(&mut core);
                 }
             }
         }
@@ -114,6 +129,7 @@ impl Shared {
         let state = std::mem::replace(&mut core.state, WriteState::Discarded);
         let (state, effect) = state.on_publish();
         core.state = state;
+        core.memory.sendable = false;
         let part = if matches!(effect, Effect::Put) {
             std::mem::replace(&mut core.part, PartBuffer::new())
         } else {

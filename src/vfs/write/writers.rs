@@ -28,8 +28,8 @@ pub struct Writers {
     /// Fair: who asked first is served first, whichever file it belongs to.
     requests: Semaphore,
     ages: AtomicU64,
-    /// The writers that live. Lock order: before the lock of a writer.
-    living: Mutex<HashMap<u64, Weak<Shared>>>,
+    /// Writers whose part could leave early, by age; some may have gone on since. Lock order: a leaf.
+    sendable: Mutex<HashMap<u64, Weak<Shared>>>,
     /// Tasks that clean up behind uploads given up.
     cleaning: watch::Sender<usize>,
 }
@@ -49,7 +49,7 @@ impl Writers {
             runtime: runtime.clone(),
             requests: Semaphore::new(requests_max),
             ages: AtomicU64::new(0),
-            living: Mutex::default(),
+            sendable: Mutex::default(),
             cleaning: watch::channel(0).0,
         });
         runtime.spawn(send_early(Arc::clone(&writers.budget), Arc::downgrade(&writers)));
@@ -88,12 +88,9 @@ impl Writers {
         self.ages.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn register(&self, age: u64, writer: Weak<Shared>) {
-        self.living.lock().insert(age, writer);
-    }
-
-    pub(super) fn deregister(&self, age: u64) {
-        self.living.lock().remove(&age);
+    /// Notes a writer whose part has become large enough to be sent.
+    pub(super) fn may_leave_early(&self, age: u64, writer: Weak<Shared>) {
+        self.sendable.lock().insert(age, writer);
     }
 
     /// Counts a task that cleans up, unless there are too many already.
@@ -107,13 +104,22 @@ impl Writers {
     }
 
     fn send_largest_early(&self) {
-        let mut living: Vec<_> = self.living.lock().values().filter_map(Weak::upgrade).collect();
-        living.sort_by_cached_key(|writer| std::cmp::Reverse(writer.filling_bytes()));
-        for writer in living {
-            if !self.budget.wants_parts() {
-                return;
+        if !self.budget.wants_parts() {
+            return;
+        }
+        let mut sendable: Vec<_> = std::mem::take(&mut *self.sendable.lock())
+            .into_iter()
+            .filter_map(|(age, writer)| writer.upgrade().map(|writer| (writer.sendable_bytes(), age, writer)))
+            .filter(|(bytes, ..)| *bytes > 0)
+            .collect();
+        sendable.sort_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
+        for (_, age, writer) in sendable {
+            if self.budget.wants_parts() {
+                writer.leave_early();
             }
-            writer.leave_early();
+            if writer.sendable_bytes() > 0 {
+                self.may_leave_early(age, Arc::downgrade(&writer));
+            }
         }
     }
 }
@@ -129,7 +135,7 @@ impl fmt::Debug for Writers {
         f.debug_struct("Writers")
             .field("budget", &self.budget)
             .field("requests_idle", &self.requests.available_permits())
-            .field("living", &self.living.lock().len())
+            .field("sendable", &self.sendable.lock().len())
             .field("cleaning", &*self.cleaning.borrow())
             .finish_non_exhaustive()
     }
@@ -145,6 +151,7 @@ async fn send_early(budget: Arc<Budget>, writers: Weak<Writers>) {
         let Some(writers) = writers.upgrade() else { return };
         if pressed.is_ok() {
             writers.send_largest_early();
+            budget.let_the_oldest_grow();
         }
     }
 }
