@@ -7,7 +7,7 @@
 //! | anything else | as `log_format` says, with time |
 //!
 //! The file is `log_dir/cosgate-<subcommand>.log`, as `log_format` says. Lines are written by a thread each, so that a terminal that is
-//! held or a slow disk never delays a transfer; beyond [`LINES_MAX`] waiting lines the newest are lost rather than kept in memory.
+//! held or a slow disk never delays a transfer; beyond 8192 waiting lines the newest are lost rather than kept in memory.
 //! Where the file cannot be written, standard error alone says everything, that included.
 //!
 //! Other crates are held at WARN: libunftp and unftp-sbe-fs put every argument of every call into spans at INFO.
