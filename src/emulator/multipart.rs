@@ -273,6 +273,7 @@ fn assemble(
     let mut content = Content::default();
     let mut crc = Crc64::EMPTY;
     let mut digest = Md5::new();
+    let mut has_small = false;
     digest.update(id);
     for (place, (number, etag)) in wanted.iter().enumerate() {
         // Consecutive from 1.
@@ -281,12 +282,14 @@ fn assemble(
         if part.etag != *etag {
             return Err(error::INVALID_PART);
         }
-        if place + 1 < wanted.len() && part.content.len() < part_bytes_min {
-            return Err(error::ENTITY_TOO_SMALL);
-        }
+        // Told only if nothing worse is wrong with a later one.
+        has_small |= place + 1 < wanted.len() && part.content.len() < part_bytes_min;
         content.extend(&part.content);
         crc = crc.followed_by(Crc64(part.crc64), part.content.len());
         digest.update(etag);
+    }
+    if has_small {
+        return Err(error::ENTITY_TOO_SMALL);
     }
     Ok(Object {
         content,
