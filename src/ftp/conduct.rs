@@ -26,7 +26,9 @@ use super::{
     path::ClientPath,
     reached,
     reply::Reply,
-    transfer::{Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted},
+    transfer::{
+        Announcer, Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted,
+    },
 };
 
 /// Lines that may wait for their turn; the client is not read further until they are fewer.
@@ -205,7 +207,8 @@ async fn perform(session: &mut Session, errand: Errand) -> Outcome {
     let (told, outcome) = oneshot::channel();
     let line = format!("{verb} {path}");
     let context = session.context.clone();
-    context.place(Order { data, work, path, control, interrupt, opened, outcome: told, progress, means });
+    let announcer = Announcer::new(opened);
+    context.place(Order { data, work, path, control, interrupt, announcer, outcome: told, progress, means });
     let outcome = ask_inner(session, &line, restart, outcome).await;
     // Nobody has performed it: its data connection must not look like an empty file.
     if let Some(order) = context.withdraw() {

@@ -1,8 +1,7 @@
 //! The client's data connection.
 //!
-//! A passive port is chosen and bound here, the connection accepted only when a transfer asks for it, and
-//! only from the address of the control connection: a stranger who finds the port is dropped, and the wait
-//! goes on. What comes out is a [`DataConnection`], the one type that transfers read from and write to, so
+//! A passive port is chosen and bound here, and a connection accepted only from the address of the control
+//! connection: a stranger who finds the port is dropped, and the wait goes on. What comes out is a [`DataConnection`], the one type that transfers read from and write to, so
 //! that another way to make one (active mode) or another wire (TLS) has its place here.
 
 use std::{
@@ -14,7 +13,10 @@ use std::{
 
 use parking_lot::RwLock;
 use socket2::{Domain, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 use tracing::warn;
 
 use super::buffers::Piece;
@@ -36,20 +38,19 @@ pub(super) struct PassiveDoors {
     looked_up: RwLock<Option<Ipv4Addr>>,
 }
 
-/// A passive port that waits for its client.
+/// A passive port that waits for its client. Closed when it is dropped.
 #[derive(Debug)]
 pub(super) struct PassiveDoor {
-    listener: TcpListener,
-    peer: IpAddr,
-    /// When the client was told of it: until it has dialled, at least one round trip goes by.
-    told: Instant,
+    port: u16,
+    dialled: JoinHandle<io::Result<DataConnection>>,
 }
 
 /// Bytes from and to the client.
 #[derive(Debug)]
 pub(super) struct DataConnection {
     stream: TcpStream,
-    /// From the reply that told the port until the connection was there: at least one round trip.
+    /// From the opening of the port until the client had dialled it, of which it had to be told first: at
+    /// least one round trip.
     pub(super) dialled_within: Duration,
 }
 
@@ -102,7 +103,7 @@ impl PassiveDoors {
         for step in 0..count {
             let port = u16::try_from(u32::from(first) + (start + step) % count).unwrap_or(last);
             match listen(SocketAddr::new(local, port)) {
-                Ok(listener) => return Ok(PassiveDoor { listener, peer, told: Instant::now() }),
+                Ok(listener) => return PassiveDoor::open(listener, peer),
                 // A port that is bound by somebody else tells so at bind or at listen.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => failure = error,
                 Err(error) => return Err(error),
@@ -123,38 +124,45 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl PassiveDoor {
-    pub(super) fn port(&self) -> io::Result<u16> {
-        Ok(self.listener.local_addr()?.port())
+    fn open(listener: TcpListener, peer: IpAddr) -> io::Result<Self> {
+        let port = listener.local_addr()?.port();
+        Ok(Self { port, dialled: tokio::spawn(wait_for(listener, peer)) })
     }
 
-    /// The client has been told just now.
-    pub(super) fn start_clock(&mut self) {
-        self.told = Instant::now();
+    pub(super) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Waits for the client to dial.
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] after [`DIAL_TIME`].
-    pub(super) async fn accept(self) -> io::Result<DataConnection> {
-        let dialled = async {
-            loop {
-                let (stream, from) = self.listener.accept().await?;
-                if from.ip() == self.peer {
-                    return Ok::<_, io::Error>(stream);
-                }
-                warn!(%from, client = %self.peer, "stranger at a passive port dropped");
-            }
-        };
-        match tokio::time::timeout(DIAL_TIME, dialled).await {
-            Ok(stream) => {
-                let stream = stream?;
-                // The last piece of a transfer must not wait for an acknowledgement.
-                stream.set_nodelay(true)?;
-                Ok(DataConnection { stream, dialled_within: self.told.elapsed() })
-            }
+    pub(super) async fn accept(mut self) -> io::Result<DataConnection> {
+        match tokio::time::timeout(DIAL_TIME, &mut self.dialled).await {
+            Ok(Ok(dialled)) => dialled,
+            Ok(Err(error)) => Err(io::Error::other(error)),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
+    }
+}
+
+impl Drop for PassiveDoor {
+    fn drop(&mut self) {
+        self.dialled.abort();
+    }
+}
+
+/// The first connection from `peer`.
+async fn wait_for(listener: TcpListener, peer: IpAddr) -> io::Result<DataConnection> {
+    let opened = Instant::now();
+    loop {
+        let (stream, from) = listener.accept().await?;
+        if from.ip() == peer {
+            // The last piece of a transfer must not wait for an acknowledgement.
+            stream.set_nodelay(true)?;
+            return Ok(DataConnection { stream, dialled_within: opened.elapsed() });
+        }
+        warn!(%from, client = %peer, "stranger at a passive port dropped");
     }
 }
 
@@ -229,7 +237,7 @@ mod tests {
     async fn every_port_of_the_range_is_tried_and_then_it_is_an_error() {
         let doors = doors(48_710, 48_712);
         let open: Vec<PassiveDoor> = (0..3).map(|_| doors.open(LOCAL, LOCAL).unwrap()).collect();
-        let mut ports: Vec<u16> = open.iter().map(|door| door.port().unwrap()).collect();
+        let mut ports: Vec<u16> = open.iter().map(|door| door.port()).collect();
         ports.sort_unstable();
         assert_eq!(ports, [48_710, 48_711, 48_712]);
         assert_eq!(doors.open(LOCAL, LOCAL).unwrap_err().kind(), io::ErrorKind::AddrInUse);
@@ -238,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn strangers_are_dropped_and_the_client_still_gets_through() {
         let door = doors(48_720, 48_739).open(LOCAL, IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).unwrap();
-        let address = SocketAddr::new(LOCAL, door.port().unwrap());
+        let address = SocketAddr::new(LOCAL, door.port());
         let accepted = tokio::spawn(door.accept());
         let mut stranger = TcpStream::connect(address).await.unwrap();
         assert_eq!(stranger.read(&mut [0; 1]).await.unwrap_or(0), 0);
@@ -256,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn what_broke_is_reset_and_what_stalls_is_told() {
         let door = doors(48_740, 48_759).open(LOCAL, LOCAL).unwrap();
-        let mut client = TcpStream::connect((LOCAL, door.port().unwrap())).await.unwrap();
+        let mut client = TcpStream::connect((LOCAL, door.port())).await.unwrap();
         let data = door.accept().await.unwrap();
         let flood = vec![0; 64 * 1024 * 1024];
         let error = data.write_all(&flood, Duration::from_millis(50)).await.unwrap_err();

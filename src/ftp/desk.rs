@@ -206,6 +206,7 @@ impl FrontDesk {
             Command::List(request) => self.list(request).await,
             Command::Retr(path) => {
                 let start = std::mem::take(&mut self.restart);
+                self.bytes_told = None;
                 self.transfer("RETR", path, Work::Retrieve { start }).await
             }
             Command::Stor(path) => self.store("STOR", path, StoreHow::Replace).await,
@@ -222,27 +223,10 @@ impl FrontDesk {
         }
     }
 
-    /// REST, ALLO and RNFR are about the command that follows, and for no later one; commands that prepare
-    /// a transfer may stand between.
+    /// RNFR is about the very next command. REST and ALLO are about the next transfer, which takes them; a
+    /// listing is a transfer that uses neither.
     fn forget_preliminaries(&mut self, command: Option<&Command>) {
-        let is_about_transfer = matches!(
-            command,
-            Some(
-                Command::Rest(_)
-                    | Command::Allo(_)
-                    | Command::Pasv
-                    | Command::Epsv(_)
-                    | Command::TypeAscii
-                    | Command::TypeImage
-                    | Command::Mode
-                    | Command::Stru
-                    | Command::Noop
-                    | Command::Retr(_)
-                    | Command::Stor(_)
-                    | Command::Appe(_)
-            )
-        );
-        if !is_about_transfer {
+        if matches!(command, Some(Command::List(_) | Command::User(_))) {
             self.restart = 0;
             self.bytes_told = None;
         }
@@ -453,12 +437,11 @@ impl FrontDesk {
     }
 
     fn open_door(&mut self, told: impl FnOnce(u16) -> Reply) -> Reply {
-        let opened = self.front.doors.open(self.local.ip(), self.peer.ip());
-        match opened.and_then(|door| Ok((door.port()?, door))) {
-            Ok((port, mut door)) => {
-                door.start_clock();
+        match self.front.doors.open(self.local.ip(), self.peer.ip()) {
+            Ok(door) => {
+                let reply = told(door.port());
                 self.door = Some(door);
-                told(port)
+                reply
             }
             Err(error) => {
                 warn!(peer = %self.peer, %error, "no passive port: passive_port may be too narrow");

@@ -34,7 +34,14 @@ pub(super) struct Home {
     /// The mount's name, which its root must bear.
     mount: String,
     ground: Ground,
-    current: Mutex<Option<Arc<Root>>>,
+    current: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    root: Option<Arc<Root>>,
+    /// The log has been told that it is away: once, not with each command.
+    is_away_told: bool,
 }
 
 /// What a home must lie on.
@@ -64,7 +71,7 @@ pub(super) enum StoreHow {
 
 impl Home {
     pub(super) fn new(path: &Path, mount: &str, ground: Ground) -> Self {
-        Self { path: path.to_owned(), mount: mount.to_owned(), ground, current: Mutex::new(None) }
+        Self { path: path.to_owned(), mount: mount.to_owned(), ground, current: Mutex::default() }
     }
 
     /// The open root, opened if need be. Blocks.
@@ -72,19 +79,21 @@ impl Home {
     /// # Errors
     /// ENOTCONN while the mount is away; EMFILE and the like.
     pub(super) fn root(&self) -> io::Result<Arc<Root>> {
-        if let Some(root) = self.current.lock().clone() {
+        if let Some(root) = self.current.lock().root.clone() {
             return Ok(root);
         }
         match Root::open(&self.path, &self.mount, self.ground) {
             Ok(root) => {
                 info!(home = %self.path.display(), mount = self.mount, "home is there");
                 let root = Arc::new(root);
-                *self.current.lock() = Some(root.clone());
+                *self.current.lock() = Held { root: Some(root.clone()), is_away_told: false };
                 Ok(root)
             }
             Err(error) if is_shortage(&error) => Err(error),
             Err(error) => {
-                warn!(home = %self.path.display(), mount = self.mount, %error, "mount is away");
+                if !std::mem::replace(&mut self.current.lock().is_away_told, true) {
+                    warn!(home = %self.path.display(), mount = self.mount, %error, "mount is away");
+                }
                 Err(Errno::NOTCONN.into())
             }
         }
@@ -93,8 +102,8 @@ impl Home {
     /// The mount behind `root` has died: the next one who asks opens it anew.
     pub(super) fn leave(&self, root: &Arc<Root>) {
         let mut current = self.current.lock();
-        if current.as_ref().is_some_and(|held| Arc::ptr_eq(held, root)) {
-            *current = None;
+        if current.root.as_ref().is_some_and(|held| Arc::ptr_eq(held, root)) {
+            current.root = None;
         }
     }
 

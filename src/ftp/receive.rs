@@ -59,7 +59,7 @@ struct Upload {
 
 /// Performs an order to store, tells its outcome, and gives back what the stock server should hear.
 pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
-    let Order { data, work, path, control, mut interrupt, opened, outcome, progress, means } = order;
+    let Order { data, work, path, control, mut interrupt, mut announcer, outcome, progress, means } = order;
     let Work::Store { how, bytes_told } = work else { return Err(Errno::INVAL) };
     let deed = match how {
         StoreHow::Replace => Deed::Store,
@@ -69,8 +69,7 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
     let end = match open(home, path, how).await {
         Err(error) => Err(Broken::of_mount(&error, deed)),
         Ok((root, file)) => {
-            // The desk may be gone already; then the interruption tells.
-            opened.send(Opened { bytes: None }).ok();
+            announcer.announce(Opened { bytes: None });
             let upload = Upload { root, file: Arc::new(file), deed, means, meter: meter.clone() };
             let end = tokio::select! {
                 biased;
@@ -86,10 +85,7 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
             end
         }
     };
-    match &end {
-        Ok(()) => data.finish(),
-        Err(_) => data.reset(),
-    }
+    announcer.end(data, end.is_ok());
     let heard = match &end {
         Ok(()) => Ok(meter.bytes()),
         Err(Broken::Mount(errno, _)) => Err(*errno),
@@ -116,7 +112,8 @@ impl Upload {
         let came = self.meter.bytes();
         match bytes_told {
             Some(told) if told != came => Err(Broken::SizeDiffers { told, came }),
-            Some(_) => self.prepare().await,
+            // The client has told what whole is: commit alone does the rest.
+            Some(_) => Ok(()),
             None => {
                 let wait = (data.dialled_within * 2).clamp(SETTLE_TIME_MIN, SETTLE_TIME_MAX);
                 tokio::try_join!(self.prepare(), settle(control, wait))?;

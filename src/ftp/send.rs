@@ -21,7 +21,7 @@ use super::{
     listing::{Lister, Look},
     path::ClientPath,
     reply::Deed,
-    transfer::{Broken, Complete, Means, Meter, Opened, Order, Outcome, Work, interrupted},
+    transfer::{Announcer, Broken, Complete, Means, Meter, Opened, Order, Outcome, Work, interrupted},
 };
 
 /// Bytes of lines that one blocking step makes.
@@ -30,14 +30,16 @@ const LISTING_CHUNK_BYTES: usize = 128 * 1024;
 /// Performs an order to retrieve or to list, tells its outcome, and gives back what the stock server should
 /// hear.
 pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
-    let Order { data, work, path, mut interrupt, opened, outcome, progress, means, .. } = order;
+    let Order { data, work, path, mut interrupt, mut announcer, outcome, progress, means, .. } = order;
     let meter = Meter::new(progress);
     let sending = async {
         match work {
-            Work::Retrieve { start } => {
-                retrieve(home, path, start, &data, opened, &means, &meter).await.map(|()| Complete::Sent)
+            Work::Retrieve { start } => retrieve(home, path, start, &data, &mut announcer, &means, &meter)
+                .await
+                .map(|()| Complete::Sent),
+            Work::List { request, look } => {
+                list(home, request, look, &data, &mut announcer, &means, &meter).await
             }
-            Work::List { request, look } => list(home, request, look, &data, opened, &means, &meter).await,
             Work::Store { .. } => Err(Broken::Lost),
         }
     };
@@ -46,10 +48,7 @@ pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
         reason = interrupted(&mut interrupt) => Err(Broken::Interrupted(reason)),
         end = sending => end,
     };
-    match &end {
-        Ok(_) => data.finish(),
-        Err(_) => data.reset(),
-    }
+    announcer.end(data, end.is_ok());
     let heard = match &end {
         Ok(_) => Ok(meter.bytes()),
         Err(Broken::Mount(errno, _)) => Err(*errno),
@@ -64,7 +63,7 @@ async fn retrieve(
     path: ClientPath,
     start: u64,
     data: &DataConnection,
-    opened: tokio::sync::oneshot::Sender<Opened>,
+    announcer: &mut Announcer,
     means: &Arc<Means>,
     meter: &Meter,
 ) -> Result<(), Broken> {
@@ -73,7 +72,7 @@ async fn retrieve(
     if start > facts.bytes {
         return Err(Broken::RestPastEnd { bytes: facts.bytes });
     }
-    opened.send(Opened { bytes: Some(facts.bytes - start) }).ok();
+    announcer.announce(Opened { bytes: Some(facts.bytes - start) });
     let file = Arc::new(file);
     let mut offset = start;
     let mut last: Option<Piece> = None;
@@ -136,14 +135,14 @@ async fn list(
     request: ListRequest,
     look: Look,
     data: &DataConnection,
-    opened: tokio::sync::oneshot::Sender<Opened>,
+    announcer: &mut Announcer,
     means: &Arc<Means>,
     meter: &Meter,
 ) -> Result<Complete, Broken> {
     let of_mount = |error: io::Error| Broken::of_mount(&error, Deed::Look);
     let mut lister =
         home.run(move |root| Lister::open(root, &request, look, now())).await.map_err(of_mount)?;
-    opened.send(Opened { bytes: None }).ok();
+    announcer.announce(Opened { bytes: None });
     let mut lines = Vec::new();
     loop {
         let more;

@@ -42,7 +42,7 @@ pub(super) struct Order {
     pub(super) control: ControlWatch,
     pub(super) interrupt: watch::Receiver<Option<Interruption>>,
     /// The file is open: time for 150.
-    pub(super) opened: oneshot::Sender<Opened>,
+    pub(super) announcer: Announcer,
     pub(super) outcome: oneshot::Sender<Outcome>,
     pub(super) progress: Arc<AtomicU64>,
     pub(super) means: Arc<Means>,
@@ -96,6 +96,27 @@ const BLOCKING_WAITS_MAX: usize = 192;
 pub(super) struct Opened {
     /// Of a file to be read.
     pub(super) bytes: Option<u64>,
+}
+
+/// Tells the desk, once, that bytes are about to move.
+#[derive(Debug)]
+pub(super) struct Announcer(Option<oneshot::Sender<Opened>>);
+
+impl Announcer {
+    pub(super) fn new(desk: oneshot::Sender<Opened>) -> Self {
+        Self(Some(desk))
+    }
+
+    pub(super) fn announce(&mut self, file: Opened) {
+        // A desk that is gone already interrupts the transfer.
+        self.0.take().and_then(|desk| desk.send(file).ok());
+    }
+
+    /// Ends the data connection as the client has to understand it: a clean end means whole, or that
+    /// nothing was ever begun.
+    pub(super) fn end(&self, data: DataConnection, is_whole: bool) {
+        if is_whole || self.0.is_some() { data.finish() } else { data.reset() }
+    }
 }
 
 /// How a transfer ended.
