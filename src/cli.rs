@@ -1,8 +1,8 @@
 //! The command line: one subcommand, one function of `service`, one exit code.
 //!
-//! Exit codes: 0 done; 1 failure; 64 a command line that makes no sense (EX_USAGE of sysexits.h, where clap
-//! would say 2); 78 a configuration that makes no sense (EX_CONFIG), with all its problems on standard error. This is the edge
-//! at which an error's chain is printed, once.
+//! Exit codes: 0 done; 1 failure; 64 a command line that makes no sense (EX_USAGE of sysexits.h, where
+//! clap would say 2); 78 a configuration that makes no sense (EX_CONFIG), with all its problems on
+//! standard error. This is the edge at which an error's chain is printed, once.
 
 use std::{
     ffi::OsString,
@@ -179,7 +179,8 @@ fn run_serve(file: &ConfigFile) -> Result<(), Failure> {
 
 fn run_mount(options: Mount) -> Result<(), Failure> {
     let Mount { file, only, cleanup, supervised } = options;
-    // A child that is started again has to come up, and a crash has to be cleared away, whatever the machine looks like now.
+    // A child that is started again has to come up, and a crash has to be cleared away, whatever the
+    // machine looks like now.
     let path = Config::find(file.config.as_deref())?;
     let config = if supervised || cleanup { Config::load_again(&path)? } else { Config::load(&path)? };
     let log = telemetry::start(&config.log, "mount");

@@ -6,11 +6,13 @@
 //! | the journal of systemd | text behind a priority (sd-daemon(3)), without time: the journal has its own |
 //! | anything else | as `log_format` says, with time |
 //!
-//! The file is `log_dir/cosgate-<subcommand>.log`, as `log_format` says. Lines are written by a thread each, so that a terminal that is
-//! held or a slow disk never delays a transfer; beyond 8192 waiting lines the newest are lost rather than kept in memory.
-//! Where the file cannot be written, standard error alone says everything, that included.
+//! The file is `log_dir/cosgate-<subcommand>.log`, as `log_format` says. Lines are written by a thread
+//! each, so that a terminal that is held or a slow disk never delays a transfer; beyond 8192 waiting
+//! lines the newest are lost rather than kept in memory. Where the file cannot be written, standard
+//! error alone says everything, that included.
 //!
-//! Other crates are held at WARN: libunftp and unftp-sbe-fs put every argument of every call into spans at INFO.
+//! Other crates are held at WARN: libunftp and unftp-sbe-fs put every argument of every call into spans
+//! at INFO.
 
 use std::{
     env, fmt,
@@ -135,7 +137,8 @@ impl Reader {
             return Self::Terminal;
         }
         let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return Self::Other };
-        // systemd.exec(5), JOURNAL_STREAM: a child whose standard error leads elsewhere has inherited the variable all the same.
+        // systemd.exec(5), JOURNAL_STREAM: a child whose standard error leads elsewhere has inherited
+        // the variable all the same.
         let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
         if stream == format!("{}:{}", stat.st_dev, stat.st_ino) { Self::Journal } else { Self::Other }
     }

@@ -19,7 +19,8 @@ fn problems(result: Result<Config, ConfigError>) -> Vec<String> {
     result.unwrap_err().problems.iter().map(ToString::to_string).collect()
 }
 
-/// An example of the replaced tool with its placeholders replaced, but for `masquerade_address`, and homes that exist.
+/// An example of the replaced tool with its placeholders replaced, but for `masquerade_address`, and
+/// homes that exist.
 fn filled(name: &str, homes: &Path) -> String {
     let text = fs::read_to_string(data("old-config").join(name)).unwrap();
     for home in ["user0", "user1", "data"] {

@@ -1,6 +1,7 @@
 //! The layers hold: a module uses only what lies below it, and a few words stay where they belong.
 //!
-//! Reads the source text, comments and literals left out, and follows every path that begins at the crate's root.
+//! Reads the source text, comments and literals left out, and follows every path that begins at the
+//! crate's root.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -101,7 +102,8 @@ fn code_of(text: &str) -> String {
         } else {
             code.push(letter);
             rest = &rest[letter.len_utf8()..];
-            // The end of a word is no beginning of a literal: `for"` is nothing, `r"` inside `bar"` is not raw.
+            // The end of a word is no beginning of a literal: `for"` is nothing, `r"` inside `bar"` is
+            // not raw.
             if letter.is_alphanumeric() || letter == '_' {
                 let end = rest
                     .find(|letter: char| !letter.is_alphanumeric() && letter != '_')

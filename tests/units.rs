@@ -7,7 +7,8 @@ use std::{fs, path::Path};
 use clap::Parser;
 use cosgate::cli::Cli;
 
-/// Each of these gives a service a mount namespace of its own (systemd.exec(5), *Sandboxing*; `exec_needs_mount_namespace`).
+/// Each of these gives a service a mount namespace of its own (systemd.exec(5), *Sandboxing*;
+/// `exec_needs_mount_namespace`).
 const OWN_MOUNTS: &[&str] = &[
     "BindPaths",
     "BindReadOnlyPaths",

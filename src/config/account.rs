@@ -1,7 +1,8 @@
 //! Reads the accounts: what is mounted, and who logs in there.
 //!
-//! Second generation: a `[COS_ACCOUNT_x]` is one mount with one user. First generation: `[COS_ACCOUNT]` is one mount, and
-//! each login of `[FTP_ACCOUNT]` a user of it; logins of different authority are different policies over it.
+//! Second generation: a `[COS_ACCOUNT_x]` is one mount with one user. First generation: `[COS_ACCOUNT]`
+//! is one mount, and each login of `[FTP_ACCOUNT]` a user of it; logins of different authority are
+//! different policies over it.
 
 use std::{
     path::{Component, Path, PathBuf},
@@ -224,8 +225,8 @@ fn parse_authority(text: &str) -> Result<Authority, String> {
     Ok(authority)
 }
 
-/// One piece of `login_users`. A password may hold colons, so the first and the last one count. Nothing of the piece is
-/// told in an answer: a password that holds `;` makes its tail look like a name.
+/// One piece of `login_users`. A password may hold colons, so the first and the last one count. Nothing
+/// of the piece is told in an answer: a password that holds `;` makes its tail look like a name.
 fn parse_login(text: &str) -> Result<(String, Secret, Authority), String> {
     let why = |why: &str| format!("{why}, allowed is user:password:authority, several separated by ;");
     let (name, rest) = text.split_once(':').ok_or_else(|| why("there is no colon"))?;

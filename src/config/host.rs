@@ -1,7 +1,7 @@
 //! What only this machine knows: whether homes exist, who can read the file, how much memory there is.
 //!
-//! A home on which something is mounted already (by a running cosgate, or by one that died) is not looked into: the answer
-//! would come from the mount, and a mount whose server hangs never answers.
+//! A home on which something is mounted already (by a running cosgate, or by one that died) is not
+//! looked into: the answer would come from the mount, and a mount whose server hangs never answers.
 
 use std::{
     env, fs, io,
@@ -180,7 +180,8 @@ fn mem_available(meminfo: &str) -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-/// The least `memory.max` from this process's control group up to the root (version 2; in a container the root itself has one).
+/// The least `memory.max` from this process's control group up to the root (version 2; in a container
+/// the root itself has one).
 fn control_group_limit() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;

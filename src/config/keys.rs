@@ -1,7 +1,7 @@
 //! Every key there is: where it stands, what `default` means, whether its feature is built.
 //!
-//! One table for the parser, `cosgate check`, the example in conf/ and the tests of the documentation. What a value may
-//! be is not told here, but where it is read: `mount.rs`, `ftp.rs`, `limits.rs`.
+//! One table for the parser, `cosgate check`, the example in conf/ and the tests of the documentation.
+//! What a value may be is not told here, but where it is read: `account.rs`, `ftp.rs`, `limits.rs`.
 
 /// Kinds of sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -167,7 +167,8 @@ fn read_single_file(
     })
 }
 
-/// The smallest `memory_limit`, in bytes but whole MiB, that carries a file of so many bytes; `None`: none does.
+/// The smallest `memory_limit`, in bytes but whole MiB, that carries a file of so many bytes; `None`:
+/// none does.
 fn memory_bytes_for(file_bytes: u64, min_part_bytes: u64) -> Option<u64> {
     let enough =
         |mebibytes: u64| PartSizes::new(mebibytes << 20, min_part_bytes).bytes_in_all() >= file_bytes;

@@ -1,12 +1,12 @@
 //! LAYER 0: from what is written to what is meant.
 //!
 //! ```text
-//! bytes ──file.rs──> FileConfig ──account.rs, ftp.rs, limits.rs──> Config ──print.rs──> normalised file
-//!                                          host.rs: what only this machine knows (homes, memory, owners)
+//! bytes ──file.rs──> FileConfig ──account, ftp, limits──> Config ──print.rs──> file as it is meant
+//!                         host.rs: what only this machine knows (homes, memory, owners)
 //! ```
 //!
-//! All problems of a file are found before any port is bound or bucket mounted, and told together. What could be read but deserves a
-//! word is a warning; whoever loads the configuration logs it.
+//! All problems of a file are found before any port is bound or bucket mounted, and told together. What
+//! could be read but deserves a word is a warning; whoever loads the configuration logs it.
 
 mod account;
 mod file;
@@ -52,7 +52,8 @@ pub struct Config {
     pub limits: Limits,
     pub ftp: FtpConfig,
     pub log: LogConfig,
-    /// Where sessions of further policies are mounted: `RUNTIME_DIRECTORY` as systemd sets it, else `/run/cosgate`.
+    /// Where sessions of further policies are mounted: `RUNTIME_DIRECTORY` as systemd sets it, else
+    /// `/run/cosgate`.
     pub runtime_dir: PathBuf,
     /// `config_check_enable`: refuse to start without memory to spare.
     pub check_memory: bool,
@@ -96,8 +97,8 @@ impl Config {
         Self::load_on(path, true)
     }
 
-    /// As [`Self::load`], but without a look at homes and memory: for the child of a process that has judged them, which
-    /// has to come up again after a crash, and for cleaning up.
+    /// As [`Self::load`], but without a look at homes and memory: for the child of a process that has
+    /// judged them, which has to come up again after a crash, and for cleaning up.
     ///
     /// # Errors
     /// As [`Self::load`].

@@ -1,7 +1,7 @@
 //! The configuration as a file: what is meant, every key with its value.
 //!
-//! It is itself a configuration file, of the generation it came from, and read again gives an equal [`Config`]. A value
-//! that is the default is marked so behind it.
+//! It is itself a configuration file, of the generation it came from, and read again gives an equal
+//! [`Config`]. A value that is the default is marked so behind it.
 
 use std::{fmt::Display, fmt::Write as _};
 

@@ -10,8 +10,8 @@ use crate::{
     cos::{CosClient, HttpPool, ObjectStore as _},
 };
 
-/// Prints the configuration as a file: every key with its value, defaults marked, secrets masked; warnings and notes above it,
-/// as comments. `online`: also asks each bucket.
+/// Prints the configuration as a file: every key with its value, defaults marked, secrets masked;
+/// warnings and notes above it, as comments. `online`: also asks each bucket.
 ///
 /// # Errors
 /// Where standard output cannot be written, or a bucket cannot be used.
