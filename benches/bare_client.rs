@@ -1,4 +1,5 @@
-//! The ceiling of every transfer: `CosClient` alone, 8 MiB parts and ranges over a few connections.
+//! The ceiling of every transfer: `CosClient` alone, 8 MiB parts and ranges over a few connections, and
+//! small files one after the other.
 //!
 //! ```text
 //! cargo bench --bench bare_client [-- --store HOST:PORT] [--gib N] [--connections N]
@@ -42,7 +43,9 @@ fn main() {
     let own = value("--store").is_none().then(Sink::start);
     let endpoint = value("--store").unwrap_or_else(|| own.as_ref().unwrap().address.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(measure(client_of(endpoint), gib, connections));
+    let client = Arc::new(client_of(endpoint));
+    runtime.block_on(measure_files(&client));
+    runtime.block_on(measure(client, gib, connections));
 }
 
 fn client_of(endpoint: String) -> CosClient {
@@ -63,9 +66,21 @@ fn client_of(endpoint: String) -> CosClient {
     CosClient::new(&config, &HttpPool::new()).unwrap()
 }
 
+/// Small files, one after the other.
+async fn measure_files(client: &CosClient) {
+    const FILES: u32 = 2000;
+    let payload = Payload::new(vec![7; 100_000]);
+    let meter = Meter::start();
+    for number in 0..FILES {
+        let key = Key::new(format!("bench/file-{}", number % 100)).unwrap();
+        client.put_object(&key, payload.clone(), &NewObject::default()).await.unwrap();
+    }
+    let (wall, cpu) = (meter.begun.elapsed() / FILES, (cpu_used() - meter.cpu) / FILES);
+    println!("PUT 100 KB: {:.0} files/s, {} us CPU each", 1.0 / wall.as_secs_f64(), cpu.as_micros());
+}
+
 /// Parts and ranges, in rounds of 1 GiB so that a store in memory carries it.
-async fn measure(client: CosClient, gib: usize, connections: usize) {
-    let client = Arc::new(client);
+async fn measure(client: Arc<CosClient>, gib: usize, connections: usize) {
     let key = Key::new("bench/bare-client").unwrap();
     let parts = (1 << 30) / PART_BYTES;
     let piece =

@@ -678,12 +678,16 @@ async fn a_slow_but_moving_upload_is_never_cut() {
     let done = answer("200 OK", &[ETAG, (name, &value)], "");
     let slow = Step::ReadSlowly(256 << 10, Duration::from_millis(60), done);
     let (stub, client) = start_hasty(Duration::from_secs(1), [slow]).await;
-    let pieces = bytes.chunks(64 << 10).map(Bytes::from_static).collect();
+    // Blocks as the vfs has them, and one large piece: progress is seen within it.
+    let (blocks, large) = bytes.split_at(4 << 20);
+    let mut pieces: Vec<Bytes> = blocks.chunks(64 << 10).map(Bytes::from_static).collect();
+    pieces.push(Bytes::from_static(large));
     let payload = Payload::with_crc64(pieces, Crc64::of(bytes));
     let begun = Instant::now();
     client.upload_part(&key("k"), &UploadId::new("15"), PartNumber::FIRST, payload).await.unwrap();
     assert!(begun.elapsed() > Duration::from_secs(2), "{:?}", begun.elapsed());
     assert_eq!(stub.seen().len(), 1);
+    assert!(stub.seen()[0].body == bytes);
 }
 
 #[tokio::test]

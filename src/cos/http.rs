@@ -301,20 +301,25 @@ impl Progress {
     }
 }
 
-/// The pieces of a payload as a body of exactly known length.
+/// The pieces of a payload as a body of exactly known length, in slices small enough to tell progress by.
 #[derive(Debug)]
 struct PieceBody {
     payload: Payload,
     next: usize,
+    /// What is left of the piece before `next`.
+    rest: Bytes,
     bytes_left: u64,
     progress: Arc<Progress>,
 }
 
 impl PieceBody {
     fn new(payload: Payload, progress: Arc<Progress>) -> Self {
-        Self { next: 0, bytes_left: payload.len(), payload, progress }
+        Self { next: 0, rest: Bytes::new(), bytes_left: payload.len(), payload, progress }
     }
 }
+
+/// The connection takes slices until it holds 400 KB or so, then one for each that it could pass on.
+const SLICE_BYTES_MAX: usize = 128 << 10;
 
 impl Body for PieceBody {
     type Data = Bytes;
@@ -325,17 +330,18 @@ impl Body for PieceBody {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.progress.moved();
-        while let Some(piece) = self.payload.pieces().get(self.next).cloned() {
+        while self.rest.is_empty() {
+            let Some(piece) = self.payload.pieces().get(self.next).cloned() else { return Poll::Ready(None) };
             self.next += 1;
-            if !piece.is_empty() {
-                self.bytes_left -= piece.len() as u64;
-                if self.bytes_left == 0 {
-                    self.progress.handed_over();
-                }
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
-            }
+            self.rest = piece;
         }
-        Poll::Ready(None)
+        let slice_bytes = self.rest.len().min(SLICE_BYTES_MAX);
+        let slice = self.rest.split_to(slice_bytes);
+        self.bytes_left -= slice.len() as u64;
+        if self.bytes_left == 0 {
+            self.progress.handed_over();
+        }
+        Poll::Ready(Some(Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {
