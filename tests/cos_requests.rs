@@ -540,14 +540,12 @@ async fn a_complete_whose_answer_was_lost_is_found_by_its_object() {
 }
 
 #[tokio::test]
-async fn an_object_without_a_checksum_must_be_younger_than_the_upload() {
-    let lost_then_head = |modified| {
-        let length = ("Content-Length", "5");
-        let head = bare_answer(
-            "200 OK",
-            &[ETAG, length, ("x-cos-request-id", "N"), ("Last-Modified", modified)],
-            "",
-        );
+async fn an_older_object_does_not_pass_for_that_of_an_upload() {
+    let lost_then_head = |modified, checksum: Option<&str>| {
+        let mut headers =
+            vec![ETAG, ("Content-Length", "5"), ("x-cos-request-id", "N"), ("Last-Modified", modified)];
+        headers.extend(checksum.map(|value| ("x-cos-hash-crc64ecma", value)));
+        let head = bare_answer("200 OK", &headers, "");
         let begun = answer(
             "200 OK",
             &[("Date", "Fri, 10 Apr 2020 09:35:05 GMT")],
@@ -556,15 +554,20 @@ async fn an_object_without_a_checksum_must_be_younger_than_the_upload() {
         let gone = error("404 Not Found", "NoSuchUpload");
         [Step::Answer(begun), Step::HangUp, Step::Answer(gone), Step::Answer(head)]
     };
-    for (modified, is_ours) in
-        [("Fri, 10 Apr 2020 09:35:05 GMT", true), ("Fri, 10 Apr 2020 09:35:04 GMT", false)]
-    {
-        let (_stub, client) = start(lost_then_head(modified)).await;
+    let crc64 = Crc64::of(b"bytes").to_string();
+    for (modified, checksum, is_ours) in [
+        ("Fri, 10 Apr 2020 09:35:05 GMT", None, true),
+        ("Fri, 10 Apr 2020 09:35:04 GMT", None, false),
+        // The same bytes, stored a minute before: not what this upload made.
+        ("Fri, 10 Apr 2020 09:34:05 GMT", Some(&*crc64), false),
+        ("Fri, 10 Apr 2020 09:35:04 GMT", Some(&*crc64), true),
+    ] {
+        let (_stub, client) = start(lost_then_head(modified, checksum)).await;
         let upload = client.initiate_multipart_upload(&key("k"), &NewObject::default()).await.unwrap();
         let parts = [part(b"bytes")];
         let done =
             client.complete_multipart_upload(&key("k"), &upload, &parts, expected(b"bytes"), false).await;
-        assert_eq!(done.is_ok(), is_ours, "{modified}");
+        assert_eq!(done.is_ok(), is_ours, "{modified} {checksum:?}");
     }
 }
 

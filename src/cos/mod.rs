@@ -45,7 +45,8 @@ pub type CosResult<T> = Result<T, CosError>;
 pub struct ObjectBody {
     pub meta: ObjectMeta,
     /// The bytes asked for, in order. A body that ends early, or whose bytes contradict a checksum that
-    /// covers them, ends in an error.
+    /// covers them, ends in an error. Pieces have up to half a megabyte; neighbours may share one
+    /// allocation, which lives as long as any of them.
     pub bytes: BoxStream<'static, CosResult<Bytes>>,
 }
 

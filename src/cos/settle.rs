@@ -66,12 +66,16 @@ impl CosClient {
         Err(error)
     }
 
-    /// By its checksum, or, where COS tells none, by being younger than the upload. Both times are COS's.
+    /// By its checksum, or, where COS tells none, by its size; and by being younger than the upload, or an older
+    /// object of the same bytes would pass for it and the upload stay open. Both times are COS's.
     fn is_of_upload(&self, meta: &ObjectMeta, upload: &UploadId, expected: Expected) -> bool {
-        match (meta.crc64, self.initiated_at(upload)) {
-            (Some(crc64), _) => crc64 == expected.crc64,
-            (None, Some(initiated)) => meta.last_modified >= initiated,
-            (None, None) => false,
+        let initiated = self.initiated_at(upload);
+        match meta.crc64 {
+            Some(crc64) => {
+                crc64 == expected.crc64
+                    && initiated.is_none_or(|begun| meta.last_modified + CLOCKS_DIFFER >= begun)
+            }
+            None => initiated.is_some_and(|begun| meta.last_modified >= begun),
         }
     }
 
@@ -106,6 +110,8 @@ impl CosClient {
     }
 }
 
+/// The answers to Initiate and to HEAD may come from two machines of COS.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
 const LOOK_MIN: Duration = Duration::from_secs(2);
 
 fn is_given(meta: &ObjectMeta, new: &NewObject) -> bool {
