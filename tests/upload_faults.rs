@@ -14,7 +14,7 @@ use cosgate::{
 use uploads::{MIB, Site, content, write_all};
 
 fn site() -> Site {
-    Site::new(64 * MIB, MIB, 4)
+    Site::new(12 * MIB, MIB, 4)
 }
 
 #[tokio::test(start_paused = true)]

@@ -157,3 +157,105 @@ impl PartPlan {
         self.next = number.next();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        cos::PART_BYTES_MIN,
+        vfs::budget::{Budget, WRITE_BLOCKS_MAX},
+    };
+
+    fn limits(memory_bytes: u64, min_part_bytes: u64) -> Limits {
+        Limits {
+            memory_bytes,
+            min_part_bytes,
+            single_file_bytes_max: u64::MAX,
+            upload_requests_max: 8,
+            attr_ttl: std::time::Duration::ZERO,
+            grace: std::time::Duration::ZERO,
+            state_prefix: String::new(),
+        }
+    }
+
+    /// Follows a plan to its end; parts leave early where `early` says so and the plan permits it.
+    fn carried(limits: &Limits, mut early: impl FnMut(u16) -> Option<u64>) -> u64 {
+        let mut plan = PartPlan::new(limits);
+        let (mut bytes, mut parts) = (0, 0);
+        while let Some(number) = plan.next() {
+            let full = plan.next_bytes();
+            assert!(full >= PART_BYTES_MIN && full.is_multiple_of(BLOCK as u64));
+            assert!(full <= 2 * crate::config::largest_part_bytes(limits.memory_bytes));
+            let size = early(number.get()).filter(|size| *size < full && plan.may_leave_early(*size));
+            plan.cut(size.unwrap_or(full));
+            bytes += size.unwrap_or(full);
+            parts += 1;
+        }
+        assert_eq!(parts, PARTS_MAX);
+        assert_eq!(plan.numbers_left(), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_plan_followed_carries_the_largest_file() {
+        for (memory, min_part) in
+            [(256 << 20, 4 << 20), (64 << 20, 5 << 20), (1 << 20, 1), (4 << 30, 1 << 30)]
+        {
+            let limits = limits(memory, min_part);
+            assert_eq!(carried(&limits, |_| None), crate::config::largest_file_bytes(&limits));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn parts_that_leave_early_are_made_up_for(
+            memory in 12_u64 << 20..1 << 34,
+            min_part in 1_u64..64 << 20,
+            seed in any::<u64>(),
+            often in 0_u8..=255,
+        ) {
+            let limits = limits(memory, min_part);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let bytes = carried(&limits, |_| {
+                (random.u8(..) <= often).then(|| random.u64(PART_BYTES_MIN..8 << 20))
+            });
+            prop_assert!(bytes >= crate::config::largest_file_bytes(&limits));
+        }
+
+        #[test]
+        fn a_buffer_keeps_bytes_and_checksum_however_it_is_filled_and_split(
+            pieces in proptest::collection::vec(0_usize..400_000, 1..20),
+            split in 1_usize..9,
+        ) {
+            let budget = Budget::new(64 << 20, 8);
+            let mut buffer = PartBuffer::new();
+            let mut whole = Vec::new();
+            let mut random = fastrand::Rng::with_seed(7);
+            for length in pieces {
+                let piece: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
+                let mut room = budget.try_blocks(buffer.bytes(), WRITE_BLOCKS_MAX).unwrap();
+                prop_assert_eq!(buffer.fill(&piece, &mut room), length);
+                whole.extend_from_slice(&piece);
+            }
+            prop_assert_eq!(buffer.bytes(), whole.len() as u64);
+            let payloads = buffer.split(split);
+            prop_assert!(payloads.len() <= split);
+            let mut at = 0;
+            for (place, payload) in payloads.iter().enumerate() {
+                let bytes: Vec<u8> = payload.pieces().concat();
+                prop_assert_eq!(&bytes[..], &whole[at..at + bytes.len()]);
+                prop_assert_eq!(payload.crc64(), Crc64::of(&bytes));
+                prop_assert!(place + 1 == payloads.len() || payload.len() >= 2 * PART_BYTES_MIN);
+                at += bytes.len();
+            }
+            prop_assert_eq!(at, whole.len());
+            prop_assert_eq!(budget.used_bytes(), whole.len().div_ceil(BLOCK) as u64 * BLOCK as u64);
+            drop(payloads);
+            prop_assert_eq!(budget.used_bytes(), 0);
+        }
+    }
+}

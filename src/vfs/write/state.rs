@@ -326,3 +326,213 @@ impl Parts {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::cos::ETag;
+
+    type State = WriteState<u16>;
+
+    /// COS as one handle sees it, and all requests on their way to it or back.
+    #[derive(Default)]
+    struct World {
+        open: BTreeSet<UploadId>,
+        begun: u32,
+        /// What is visible: the uploads that were completed, and PUTs.
+        visible: u32,
+        initiating: u32,
+        sending: Vec<(UploadId, PartNumber)>,
+        aborting: Vec<UploadId>,
+        publishing: Option<Option<(UploadId, Expected)>>,
+        cut: BTreeMap<u16, (u64, Crc64)>,
+        published_bytes: Option<u64>,
+    }
+
+    fn refused() -> VfsError {
+        VfsError::Throttled {
+            cause: std::sync::Arc::new(CosError::new(Operation::UploadPart.name(), Reason::Throttled)),
+        }
+    }
+
+    fn published(bytes: u64) -> Published {
+        Published {
+            etag: ETag::new("e"),
+            bytes,
+            crc64: Crc64::EMPTY,
+            last_modified: std::time::SystemTime::UNIX_EPOCH,
+            as_asked: true,
+        }
+    }
+
+    impl World {
+        fn perform(&mut self, effect: Effect<u16>) {
+            match effect {
+                Effect::Nothing => {}
+                Effect::Initiate => self.initiating += 1,
+                Effect::Send { upload, bodies } => {
+                    for (number, body) in bodies {
+                        assert_eq!(number.get(), body);
+                        self.sending.push((upload.clone(), number));
+                    }
+                }
+                Effect::Abort { upload } => self.aborting.push(upload),
+                Effect::Put => self.publishing = Some(None),
+                Effect::Complete { upload, parts, expected } => {
+                    assert!(self.open.contains(&upload));
+                    assert_eq!(parts.len(), self.cut.len());
+                    let mut sum = (0, Crc64::EMPTY);
+                    for (place, part) in parts.iter().enumerate() {
+                        let (bytes, crc64) = self.cut[&part.number.get()];
+                        assert_eq!(usize::from(part.number.get()), place + 1);
+                        sum = (sum.0 + bytes, sum.1.followed_by(crc64, bytes));
+                    }
+                    assert_eq!((expected.bytes, expected.crc64), sum);
+                    self.publishing = Some(Some((upload, expected)));
+                }
+            }
+        }
+
+        /// One answer of COS arrives, or is lost with its connection: which, chance decides.
+        fn answer(&mut self, state: State, random: &mut fastrand::Rng) -> State {
+            let fails = random.u8(..) < 40;
+            let (state, effect) = match random.u8(..4) {
+                0 if self.initiating > 0 => {
+                    self.initiating -= 1;
+                    if fails {
+                        state.on_initiated(Err(refused()))
+                    } else {
+                        self.begun += 1;
+                        let upload = UploadId::new(&self.begun.to_string());
+                        self.open.insert(upload.clone());
+                        state.on_initiated(Ok(upload))
+                    }
+                }
+                1 if !self.sending.is_empty() => {
+                    let (_, number) = self.sending.swap_remove(random.usize(..self.sending.len()));
+                    let (bytes, crc64) = self.cut[&number.get()];
+                    // COS may also have stored other bytes, or another number of them.
+                    let crc64 = match random.u8(..) {
+                        0..4 => Some(Crc64(crc64.0 ^ 1)),
+                        4..16 => None,
+                        16.. => Some(crc64),
+                    };
+                    let bytes = bytes + u64::from(random.u8(..) < 4);
+                    let stored = PartStored { number, etag: ETag::new("p"), bytes, crc64 };
+                    let wrong = (stored.bytes, stored.crc64.unwrap_or(self.cut[&number.get()].1))
+                        != self.cut[&number.get()];
+                    let was_uploading = matches!(state, WriteState::Uploading { .. });
+                    let (state, effect) =
+                        state.on_part(number, if fails { Err(refused()) } else { Ok(stored) });
+                    if was_uploading && (wrong || fails) {
+                        assert!(matches!(state, WriteState::Failed { .. }), "at once, not at the end");
+                    }
+                    (state, effect)
+                }
+                2 if self.publishing.is_some() => {
+                    let what = self.publishing.take().unwrap();
+                    if !fails {
+                        self.visible += 1;
+                        self.published_bytes = what.as_ref().map(|(_, expected)| expected.bytes);
+                    }
+                    // A Complete that failed has left the upload, or settling it has ended it.
+                    let still_open = fails && random.bool();
+                    if let Some((upload, _)) = what
+                        && !still_open
+                    {
+                        self.open.remove(&upload);
+                    }
+                    state.on_published(if fails { Err(refused()) } else { Ok(published(1)) }, still_open)
+                }
+                3 if !self.aborting.is_empty() => {
+                    let upload = self.aborting.swap_remove(random.usize(..self.aborting.len()));
+                    self.open.remove(&upload);
+                    (state, Effect::Nothing)
+                }
+                _ => (state, Effect::Nothing),
+            };
+            self.perform(effect);
+            state
+        }
+    }
+
+    /// One life of a handle: random writes, faults, and an end by publish, discard or a hopeless error.
+    fn live(seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = World::default();
+        let mut state = State::Filling;
+        let mut told = None;
+        for _ in 0..random.usize(1..40) {
+            let before = state.answer().map(|answer| answer.is_ok());
+            let event = random.u8(..16);
+            let (next, effect) = match event {
+                0..4 if state.answer().is_none() && !state.is_publishing() && told.is_none() => {
+                    let number = u16::try_from(world.cut.len() + 1).unwrap();
+                    let (bytes, crc64) = (random.u64(1..1 << 20), Crc64(random.u64(..)));
+                    world.cut.insert(number, (bytes, crc64));
+                    state.on_cut(PartNumber::new(number).unwrap(), bytes, crc64, number)
+                }
+                4..6 if state.has_arrived() => {
+                    told = Some(());
+                    state.on_publish()
+                }
+                6 if random.u8(..) < 60 => state.on_discard(),
+                7 if random.u8(..) < 60 => state.on_hopeless(refused()),
+                _ => (world.answer(state, &mut random), Effect::Nothing),
+            };
+            state = next;
+            world.perform(effect);
+            if let Some(before) = before {
+                assert_eq!(state.answer().map(|answer| answer.is_ok()), Some(before), "the last word stays");
+            }
+            let visible = u32::from(matches!(state, WriteState::Published(_)));
+            assert_eq!(world.visible, visible, "seed {seed}: visible only when, and whenever, published");
+        }
+        // The handle goes; COS answers all that is still on its way.
+        let (mut state, effect) = state.on_discard();
+        world.perform(effect);
+        for _ in 0..10_000 {
+            if world.initiating == 0 && world.publishing.is_none() && world.aborting.is_empty() {
+                break;
+            }
+            state = world.answer(state, &mut random);
+        }
+        // A Complete under way has failed and asked for its abort by now, or succeeded.
+        assert!(world.open.is_empty(), "seed {seed}: left open {:?} in {state:?}", world.open);
+        assert!(world.visible <= 1);
+        if world.visible == 0 {
+            assert!(
+                matches!(state, WriteState::Failed { .. } | WriteState::Discarded),
+                "seed {seed}: {state:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_life_leaves_an_upload_open_or_shows_what_was_not_published() {
+        let first = 0x5eed_0000;
+        for seed in first..first + 60_000 {
+            live(seed);
+        }
+    }
+
+    #[test]
+    fn a_late_initiate_is_aborted_in_every_state_that_does_not_wait_for_it() {
+        let upload = UploadId::new("late");
+        let parts = Parts { cut: Vec::new(), missing: 0, bytes: 0, crc64: Crc64::EMPTY };
+        for state in [
+            State::Filling,
+            State::Uploading { upload: UploadId::new("other"), parts },
+            State::Putting,
+            State::Completing { upload: UploadId::new("other") },
+            State::Published(published(1)),
+            State::Failed { cause: refused() },
+            State::Discarded,
+        ] {
+            let (_, effect) = state.on_initiated(Ok(upload.clone()));
+            assert_eq!(effect, Effect::Abort { upload: upload.clone() });
+        }
+    }
+}
