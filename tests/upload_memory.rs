@@ -44,7 +44,7 @@ impl Scene {
 
     fn begin(&self, key: &str) -> Arc<WriteHandle> {
         let (writers, keys) = (Arc::clone(&self.writers), Arc::clone(&self.keys));
-        WriteHandle::begin(writers, Arc::clone(&self.store) as _, keys, Key::new(key).unwrap())
+        WriteHandle::begin(writers, Arc::clone(&self.store) as _, keys, Key::new(key).expect("a key"))
     }
 
     fn assert_within_budget(&self) {
@@ -71,13 +71,13 @@ async fn upload(handle: Arc<WriteHandle>, content: Bytes, piece: usize, pause: D
     let mut at = 0;
     while at < content.len() {
         let end = content.len().min(at + piece);
-        handle.write(at as u64, content.slice(at..end)).await.unwrap();
+        handle.write(at as u64, content.slice(at..end)).await.expect("nothing fails here");
         at = end;
         if !pause.is_zero() {
             sleep(pause).await;
         }
     }
-    let published = handle.publish(NewObject::default()).await.unwrap();
+    let published = handle.publish(NewObject::default()).await.expect("nothing fails here");
     assert_eq!((published.bytes, published.crc64), (content.len() as u64, Crc64::of(&content)));
 }
 

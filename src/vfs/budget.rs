@@ -39,7 +39,8 @@ use tokio::sync::{Notify, oneshot};
 use crate::{config::BLOCK_BYTES, cos::PART_BYTES_MIN};
 
 /// Bytes of a block.
-pub(super) const BLOCK: usize = BLOCK_BYTES as usize;
+pub(super) const BLOCK: usize = 64 << 10;
+const _: () = assert!(BLOCK as u64 == BLOCK_BYTES);
 /// Blocks of the smallest sendable part, 1 MiB (COS, *Specifications and Limits*).
 pub(super) const SENDABLE_BLOCKS: usize = (1 << 20) / BLOCK;
 /// Most blocks that one write asks for: 1 MiB that begins in the middle of a block.

@@ -85,7 +85,7 @@ impl Keys {
         let using = {
             // Nearly always there is nothing: no entry is made for asking.
             let entries = self.entries.lock();
-            if !entries.get(key).is_some_and(|entry| *entry.doubts.borrow() > 0) {
+            if entries.get(key).is_none_or(|entry| *entry.doubts.borrow() == 0) {
                 return Ok(());
             }
             drop(entries);

@@ -36,7 +36,7 @@ impl CountingStore {
     }
 
     pub(crate) fn object(&self, key: &str) -> Option<(u64, Crc64)> {
-        self.state.lock().objects.get(&Key::new(key).unwrap()).copied()
+        self.state.lock().objects.get(&Key::new(key).expect("a key")).copied()
     }
 
     pub(crate) fn open_uploads(&self) -> usize {
@@ -186,7 +186,7 @@ impl ObjectStore for CountingStore {
                 part.bytes
             );
             bytes += part.bytes;
-            crc64 = crc64.followed_by(part.crc64.unwrap(), part.bytes);
+            crc64 = crc64.followed_by(part.crc64.expect("every part has one"), part.bytes);
         }
         assert_eq!(Expected { bytes, crc64 }, expected);
         state.objects.insert(key.clone(), (bytes, crc64));

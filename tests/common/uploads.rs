@@ -38,7 +38,7 @@ impl Site {
     }
 
     pub(crate) fn begin(&self, key: &str) -> Arc<WriteHandle> {
-        let key = Key::new(key).unwrap();
+        let key = Key::new(key).expect("a key");
         WriteHandle::begin(
             Arc::clone(&self.writers),
             Arc::clone(&self.store) as _,
@@ -86,7 +86,7 @@ pub(crate) async fn write_all(handle: &WriteHandle, content: &Bytes, piece: usiz
 /// Bytes that differ everywhere, and between seeds.
 pub(crate) fn content(seed: u64, bytes: u64) -> Bytes {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut content = vec![0; usize::try_from(bytes).unwrap()];
+    let mut content = vec![0; usize::try_from(bytes).expect("fits into memory")];
     random.fill(&mut content);
     Bytes::from(content)
 }
