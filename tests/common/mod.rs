@@ -21,6 +21,7 @@
 mod emulator;
 mod gateway;
 mod guards;
+mod raw_client;
 
 pub use emulator::{BUCKET, Emulator, ObjectSeen, UploadSeen};
 pub use gateway::{Gateway, SECRET_ID, SECRET_KEY, Setup};
@@ -28,3 +29,4 @@ pub use guards::{
     Process, TempTree, Watchdog, children_of, eventually, is_alive, mounts_below, pause, require, run, shell,
     unmount_below,
 };
+pub use raw_client::{RawAnswer, RawClient, authorization, head};
