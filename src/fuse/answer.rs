@@ -32,9 +32,8 @@ pub(super) const QUESTION_DEADLINE: Duration = Duration::from_secs(5 * 60);
 /// What may take as long as its bytes take to travel: publish, rename, a write that waits for memory.
 pub(super) const TRAVEL_DEADLINE: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// Bytes of writes that wait for memory, of all mounts together. They were copied out of the loop's
-/// buffer, so they count beside the budget, and must have a bound of their own.
-const WAITING_BYTES_MAX: usize = 32 << 20;
+/// Bytes of whole writes that wait for memory, of all mounts together.
+pub(super) const WAITING_BYTES_MAX: usize = 32 << 20;
 
 /// What all sessions share: the runtime, and the room for writes that wait.
 #[derive(Debug, Clone)]

@@ -409,7 +409,7 @@ impl Filesystem for FuseAdapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
@@ -419,7 +419,9 @@ impl Filesystem for FuseAdapter {
             Ok(WriteOutcome::Written) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Ok(WriteOutcome::MustWait) => {
                 let nonblocking = has(flags.0, rustix::fs::OFlags::NONBLOCK);
-                let write = WaitingWrite { ino, handle: handle(fh), offset, data, append, nonblocking };
+                let whole = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+                let write =
+                    WaitingWrite { ino, handle: handle(fh), offset, data, append, nonblocking, whole };
                 self.write_later(write, reply);
             }
             Err(error) => {

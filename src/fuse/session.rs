@@ -129,8 +129,8 @@ impl FuseMount {
         let mut config = fuser::Config::default();
         config.mount_options = vec![
             MountOption::FSName(options.source.clone()),
-            // The kernel then calls the type "fuse.cosgate".
-            MountOption::Subtype("cosgate".to_owned()),
+            // Makes it FUSE_TYPE. MountOption::Subtype is for fusermount alone.
+            MountOption::CUSTOM("subtype=cosgate".to_owned()),
             MountOption::DefaultPermissions,
         ];
         config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
@@ -148,6 +148,11 @@ impl FuseMount {
     /// Where it is mounted.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was unmounted by somebody else: nobody is served here any more.
+    pub fn is_lost(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.guard.is_finished())
     }
 
     /// Takes the mount away, whoever uses it, and the floor with it. Blocks for as long as the kernel needs.
