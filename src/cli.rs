@@ -20,7 +20,9 @@ use crate::{
     config::{Config, ConfigError},
     emulator::{self, EmulatorOptions},
     service::{
-        check, ftp,
+        check,
+        demo::{self, DemoOptions},
+        end_with_parent, ftp,
         mount::{self, MountOptions},
         serve,
     },
@@ -51,6 +53,8 @@ enum Command {
     Check(Check),
     /// The embedded COS store alone
     Emulator(Emulator),
+    /// An embedded store, two users, their mounts and FTP: no account, no network, no configuration
+    Demo(Demo),
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +115,19 @@ struct Emulator {
     /// Address and port of the admin port: faults, counters, what is stored
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
+    /// Stop when standard input ends: the way `demo` holds its child
+    #[arg(long, hide = true)]
+    supervised: bool,
+}
+
+#[derive(Debug, Args)]
+struct Demo {
+    /// Where everything lies; it stays [default: a new temporary directory, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// FTP port
+    #[arg(long, value_name = "N", default_value_t = 2121)]
+    port: u16,
 }
 
 /// Why a subcommand did not do what it should.
@@ -151,6 +168,7 @@ impl Cli {
             Command::Ftp(file) => run_ftp(&file),
             Command::Check(options) => run_check(&options),
             Command::Emulator(options) => run_emulator(options),
+            Command::Demo(options) => run_demo(options),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -208,6 +226,7 @@ fn run_check(options: &Check) -> Result<(), Failure> {
 
 fn run_emulator(options: Emulator) -> Result<(), Failure> {
     let log = telemetry::start_without_file(Level::INFO);
+    let supervised = options.supervised;
     let options = EmulatorOptions {
         listen: options.listen,
         data: options.data,
@@ -220,7 +239,17 @@ fn run_emulator(options: Emulator) -> Result<(), Failure> {
         admin: options.admin,
         ..EmulatorOptions::default()
     };
-    live(log, || emulator::run(options))
+    live(log, || {
+        if supervised {
+            end_with_parent()?;
+        }
+        emulator::run(options)
+    })
+}
+
+fn run_demo(options: Demo) -> Result<(), Failure> {
+    let log = telemetry::start_without_file(Level::WARN);
+    live(log, || demo::run(&DemoOptions { dir: options.dir, port: options.port }))
 }
 
 /// The file that was read, and what about it deserves a word.

@@ -161,6 +161,8 @@ async fn one_life(
 ) -> anyhow::Result<ExitStatus> {
     let mut child =
         spawn(recipe.program, &recipe.arguments).context("cannot start this program as its own child")?;
+    // Waiting closes it, and its end is what tells the child that we have gone.
+    let _held = child.stdin.take();
     let mut lines = lines_of(&mut child);
     tokio::select! {
         ready = timeout(START_PATIENCE, wait_for_ready(&mut lines)) => match ready {
