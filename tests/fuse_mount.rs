@@ -74,7 +74,7 @@ fn a_file_lives_from_create_to_remove() {
 
 #[test]
 fn a_large_file_comes_back_as_it_went() {
-    let _watchdog = Watchdog::bark_after(180);
+    let _watchdog = Watchdog::bark_after(150);
     let (emulator, _gateway, home) = one_home();
     let tree = TempTree::new();
     let source = tree.path().join("source");
@@ -93,7 +93,7 @@ fn a_large_file_comes_back_as_it_went() {
 
 #[test]
 fn the_usual_programs_find_an_ordinary_directory() {
-    let _watchdog = Watchdog::bark_after(180);
+    let _watchdog = Watchdog::bark_after(150);
     require("vim");
     let (_emulator, _gateway, home) = one_home();
     let home = home.display();
@@ -124,7 +124,7 @@ fn the_usual_programs_find_an_ordinary_directory() {
 
 #[test]
 fn trees_go_up_and_come_back_unchanged() {
-    let _watchdog = Watchdog::bark_after(240);
+    let _watchdog = Watchdog::bark_after(150);
     require("rsync");
     require("tar");
     let (_emulator, _gateway, home) = one_home();
@@ -161,6 +161,8 @@ fn the_name_shows_the_old_object_until_the_new_one_is_published() {
     let path = home.join("f");
     fs::write(&path, b"the old bytes").expect("create");
     let mut reader = File::open(&path).expect("a reader");
+    let mut old = vec![0; 4];
+    reader.read_exact(&mut old).expect("the first read says which object it is");
     let mut writer = File::create(&path).expect("truncation");
     writer.write_all(b"new").expect("write");
     assert_eq!(writer.metadata().expect("fstat").len(), 3, "the writer sees what it wrote");
@@ -168,7 +170,6 @@ fn the_name_shows_the_old_object_until_the_new_one_is_published() {
     assert_eq!(fs::read(&path).expect("read"), b"the old bytes");
     drop(writer);
     assert_eq!(fs::read(&path).expect("read"), b"new");
-    let mut old = Vec::new();
     match reader.read_to_end(&mut old) {
         Ok(_) => assert_eq!(old, b"the old bytes"),
         Err(error) => assert_eq!(error.raw_os_error(), code(Errno::STALE)),
@@ -182,7 +183,7 @@ fn a_child_that_closes_its_copy_publishes_nothing() {
     let home = home.display();
     for line in [
         format!("{{ echo a; /bin/echo b; echo c; }} > {home}/f"),
-        format!("exec 3> {home}/g; exec 4>&3; exec 4>&-; echo a >&3; (echo b >&3); exec 3>&-"),
+        format!("exec 3> {home}/g; exec 4>&3; exec 4>&-; /bin/echo a >&3; (/bin/echo b >&3); exec 3>&-"),
     ] {
         emulator.forget_requests();
         let (ok, said) = shell(&line);
@@ -297,7 +298,7 @@ fn a_rename_by_word_is_seen_at_once() {
 #[test]
 fn a_front_without_memory_is_told_eagain_and_woken_by_poll() {
     const BYTES: usize = 40 << 20;
-    let _watchdog = Watchdog::bark_after(180);
+    let _watchdog = Watchdog::bark_after(150);
     let emulator = Emulator::start();
     let gateway = Setup::new(&emulator).account("user0", "").optional("memory_limit = 16M").mount();
     emulator.fault(&json!({"operation": "UploadPart", "kind": "delay", "milliseconds": 100, "times": null}));
@@ -327,7 +328,7 @@ fn a_front_without_memory_is_told_eagain_and_woken_by_poll() {
 #[test]
 fn an_ordinary_writer_waits_for_memory_even_with_o_nonblock() {
     const BYTES: usize = 40 << 20;
-    let _watchdog = Watchdog::bark_after(180);
+    let _watchdog = Watchdog::bark_after(150);
     let emulator = Emulator::start();
     let gateway = Setup::new(&emulator).account("user0", "").optional("memory_limit = 16M").mount();
     emulator.fault(&json!({"operation": "UploadPart", "kind": "delay", "milliseconds": 100, "times": null}));
@@ -453,9 +454,12 @@ fn attributes_tell_what_the_front_and_ls_ask_for() {
     assert!(ask(&home.join("f"), "user.cosgate.etag").is_ok());
     assert_eq!(ask(&home.join("f"), "security.selinux"), Err(Errno::NODATA));
     assert_eq!(ask(&home.join("f"), "system.posix_acl_access"), Err(Errno::NODATA));
-    let set = |name: &str| setxattr(home.join("f"), name, b"x", XattrFlags::empty());
-    assert_eq!(set("system.posix_acl_access"), Err(Errno::OPNOTSUPP), "or cp -a would leave mode 600");
-    assert!(set("user.cosgate.etag").is_err(), "it is read-only");
+    let set = |name: &str, value: &[u8]| setxattr(home.join("f"), name, value, XattrFlags::empty());
+    // As cp -a sends it: version 2; owner rw, group r, others r (acl(5) in the layout of <linux/posix_acl_xattr.h>).
+    let acl =
+        b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+    assert_eq!(set("system.posix_acl_access", acl), Err(Errno::OPNOTSUPP), "or cp -a would leave mode 600");
+    assert!(set("user.cosgate.etag", b"x").is_err(), "it is read-only");
 
     let owner = fs::metadata(gateway.tree().join("homes")).expect("stat");
     let shown = fs::metadata(home.join("f")).expect("stat");
@@ -486,7 +490,7 @@ fn names_are_any_that_a_key_can_hold() {
 
 #[test]
 fn a_failed_publish_is_told_by_close_and_leaves_the_old_object() {
-    let _watchdog = Watchdog::bark_after(180);
+    let _watchdog = Watchdog::bark_after(150);
     let emulator = Emulator::start();
     let gateway = Setup::new(&emulator).account("user0", "").optional("store_timeout = 2").mount();
     let home = gateway.home("user0");
@@ -535,4 +539,44 @@ fn a_bucket_that_refuses_is_mounted_all_the_same() {
     .or_else(|| errno(fs::read(gateway.home("lost").join("f"))));
     assert!([code(Errno::IO), code(Errno::ACCESS)].contains(&seen), "{seen:?}");
     assert!(fs::write(gateway.home("lost").join("f"), b"x").is_err());
+}
+
+#[test]
+fn many_writers_share_little_memory_and_all_finish() {
+    const WRITERS: usize = 48;
+    let _watchdog = Watchdog::bark_after(150);
+    let emulator = Emulator::start();
+    let gateway = Setup::new(&emulator).account("user0", "").optional("memory_limit = 16M").mount();
+    emulator.fault(&json!({"operation": "PutObject", "kind": "delay", "milliseconds": 200, "times": null}));
+    let home = gateway.home("user0");
+    // More waits at once than may be copied, so some of them are told to try again.
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|number| {
+            let path = home.join(number.to_string());
+            std::thread::spawn(move || fs::write(path, vec![7; 3 << 20]))
+        })
+        .collect();
+    for writer in writers {
+        writer.join().expect("it does not panic").expect("it finishes");
+    }
+    let objects = emulator.objects(BUCKET);
+    assert_eq!(objects.iter().filter(|object| object.bytes == 3 << 20).count(), WRITERS);
+}
+
+#[test]
+fn a_mount_that_somebody_takes_away_is_told_of() {
+    let _watchdog = Watchdog::bark_after(120);
+    let (_emulator, mut gateway, home) = one_home();
+    let (ok, said) = shell(&format!("umount {}", home.display()));
+    assert!(ok, "{said}");
+    assert_eq!(
+        errno(fs::write(home.join("f"), b"x")),
+        code(Errno::ROFS),
+        "the floor is read-only, for root too"
+    );
+    let log = gateway.tree().join("log/cosgate-mount.log");
+    let told = || fs::read_to_string(&log).is_ok_and(|log| log.contains("was unmounted by somebody else"));
+    assert!(eventually(10, told));
+    assert!(gateway.stop(10).expect("it stops").success());
+    assert_eq!(gateway.mounts(), []);
 }

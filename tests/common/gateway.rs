@@ -2,6 +2,8 @@
 
 use std::{
     fmt::Write as _,
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
 };
@@ -126,7 +128,7 @@ impl Setup {
         let config = self.tree.path().join("cosgate.conf");
         let log_dir = self.tree.path().join("log");
         let text = format!(
-            "{}[NETWORK]\nlisten_port = 0\nlisten_address = 127.0.0.1\npassive_port = 0,0\n{}\n\
+            "{}[NETWORK]\nlisten_port = 0\nlisten_address = 127.0.0.1\n{}\n\
              [FILE_OPTION]\n\n[OPTIONAL]\nlog_dir = {}\nconfig_check_enable = false\n{}\n",
             self.accounts,
             self.network,
@@ -134,6 +136,7 @@ impl Setup {
             self.optional,
         );
         std::fs::write(&config, text).expect("a configuration file");
+        std::fs::set_permissions(&config, Permissions::from_mode(0o600)).expect("it is ours");
         let mut gateway = Gateway {
             process: None,
             subcommand: subcommand.to_owned(),
@@ -217,8 +220,8 @@ impl Gateway {
     pub fn ftp_port(&mut self) -> u16 {
         let said = self.process().said();
         said.iter()
-            .filter(|line| line.starts_with("listening"))
-            .find_map(|line| line.rsplit(':').next()?.trim().parse().ok())
+            .filter(|line| line.starts_with("listening on port "))
+            .find_map(|line| line.rsplit(' ').next()?.parse().ok())
             .unwrap_or_else(|| panic!("no port in {said:?}"))
     }
 

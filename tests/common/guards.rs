@@ -308,7 +308,7 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         if let Some(sender) = self.0.take() {
-            drop(sender.send(()));
+            sender.send(()).ok();
         }
     }
 }
