@@ -5,6 +5,9 @@
 //! is remembered, if there is room; else only the current page stays, with the markers of those before, so
 //! that a directory of a million names costs no more than a page.
 //!
+//! `a` may end one page and `a/` begin the next: such a file is shown with the next page, if that one does not
+//! show the directory, which wins the name.
+//!
 //! Offsets name a place for the life of the handle: page, own changes passed, names passed.
 //!
 //! ```text
@@ -30,7 +33,7 @@ use super::{
     attr::Facts,
     handle::Handle,
     inode::{Known, Link},
-    listing::{Listing, Page},
+    listing::{Listing, Page, is_undecided},
     overlay::Change,
     shared::Shared,
 };
@@ -54,6 +57,8 @@ struct Cursor {
     /// Pages are held, to be remembered once complete.
     keeps: Option<Building>,
     ahead: Option<Ahead>,
+    /// It has been read from.
+    begun: bool,
 }
 
 /// One page of the list.
@@ -64,6 +69,8 @@ struct Step {
     page: Option<Arc<Page>>,
     /// Own changes within the page, as they were when it was first seen.
     own: Option<Arc<[(String, Change)]>>,
+    /// Files of this page that are shown with the next one.
+    later: Arc<[(String, Facts)]>,
 }
 
 /// The next page, on its way.
@@ -161,10 +168,12 @@ pub(super) async fn readdir(
         }
     }
     let mut cursor = open.cursor.lock().await;
-    if offset == 0 && !cursor.steps.first().is_some_and(|step| step.page.is_some()) {
+    if offset == 0 && cursor.begun {
         // rewinddir: as if opened anew.
-        *cursor = Cursor::new(shared.clone(), None);
+        let listing = shared.listings.lock().fresh(&open.directory, Instant::now(), shared.attr_ttl);
+        *cursor = Cursor::new(shared.clone(), listing.as_deref());
     }
+    cursor.begun = true;
     let mut place = Place::of(offset);
     loop {
         let Some(step) = cursor.load(shared, &open.directory, place.step).await? else { return Ok(()) };
@@ -175,12 +184,15 @@ pub(super) async fn readdir(
         while let Some((name, facts, next)) = step.next(place) {
             place = next;
             let Some(facts) = facts else { continue };
-            let taken = open.offer(shared, &name, &facts, cursor.asked, plus, place.offset(), take)?;
+            // Behind the last entry of a page stands the next page: this one need not be kept for it.
+            let is_last = step.has_successor() && step.next(place).is_none();
+            let behind = if is_last { Place { step: place.step + 1, own: 0, listed: 0 } } else { place };
+            let taken = open.offer(shared, &name, &facts, cursor.asked, plus, behind.offset(), take)?;
             if !taken {
                 return Ok(());
             }
         }
-        if step.page.as_ref().is_none_or(|page| page.next_marker.is_none()) {
+        if !step.has_successor() {
             return Ok(());
         }
         place = Place { step: place.step + 1, own: 0, listed: 0 };
@@ -256,10 +268,10 @@ impl OpenDirectory {
 
 impl Cursor {
     fn new(shared: Arc<Shared>, listing: Option<&Listing>) -> Self {
-        let first = Step { marker: String::new(), page: None, own: None };
+        let first = Step::behind(String::new());
         let Some(listing) = listing else {
             let keeps = Some(Building { shared, bytes: 0 });
-            return Self { steps: vec![first], asked: Instant::now(), keeps, ahead: None };
+            return Self { steps: vec![first], asked: Instant::now(), keeps, ahead: None, begun: false };
         };
         let mut steps = vec![first];
         for page in &listing.pages {
@@ -267,12 +279,12 @@ impl Cursor {
                 step.page = Some(page.clone());
             }
             if let Some(next) = &page.next_marker {
-                steps.push(Step { marker: next.clone(), page: None, own: None });
+                steps.push(Step::behind(next.clone()));
             }
         }
         // A complete one is remembered already.
         let keeps = (!listing.is_complete()).then(|| Building { shared, bytes: 0 });
-        Self { steps, asked: listing.asked, keeps, ahead: None }
+        Self { steps, asked: listing.asked, keeps, ahead: None, begun: false }
     }
 
     /// A page with its own changes; `None` behind the last one.
@@ -295,20 +307,21 @@ impl Cursor {
             self.put(directory, number, Arc::new(page), shared);
         }
         self.look_ahead(shared, directory, number + 1);
-        let from = self.steps[number].marker.clone();
-        let step = &mut self.steps[number];
-        if step.own.is_none() {
-            let end = step.page.as_ref().and_then(|page| page.next_marker.clone());
-            step.own = Some(own_changes(shared, directory, &from, end.as_deref()));
+        if self.steps[number].own.is_none() {
+            let before = match number.checked_sub(1) {
+                Some(before) => self.steps[before].later.clone(),
+                None => Arc::default(),
+            };
+            self.steps[number].lay_over(shared, directory, &before);
         }
-        Ok(Some(step.clone()))
+        Ok(Some(self.steps[number].clone()))
     }
 
     fn put(&mut self, directory: &str, number: usize, page: Arc<Page>, shared: &Shared) {
         if let Some(next) = &page.next_marker
             && self.steps.len() == number + 1
         {
-            self.steps.push(Step { marker: next.clone(), page: None, own: None });
+            self.steps.push(Step::behind(next.clone()));
         }
         let is_last = page.next_marker.is_none();
         let fits = self.keeps.as_mut().is_some_and(|building| building.grow(page.memory_bytes()));
@@ -344,6 +357,44 @@ impl Cursor {
 }
 
 impl Step {
+    fn behind(marker: String) -> Self {
+        Self { marker, page: None, own: None, later: Arc::default() }
+    }
+
+    fn has_successor(&self) -> bool {
+        self.page.as_ref().is_some_and(|page| page.next_marker.is_some())
+    }
+
+    /// Lays own changes over the page, and decides about the files that the page `before` could not.
+    fn lay_over(&mut self, shared: &Shared, directory: &str, before: &[(String, Facts)]) {
+        let Some(page) = self.page.clone() else { return };
+        let end = page.end(directory);
+        let changes = own_changes(shared, directory, &self.marker, end);
+        let now = Instant::now();
+        let mut later: Vec<(String, Facts)> = Vec::new();
+        let mut own: Vec<(String, Change)> = Vec::new();
+        for (name, facts) in before {
+            let below = format!("{name}/");
+            if page.find(&below).is_some() {
+                shared.names.note_shadowed(directory, name);
+            } else if is_undecided(name, end) {
+                later.push((name.clone(), facts.clone()));
+            } else {
+                own.push((name.clone(), Change::Put(facts.clone())));
+            }
+        }
+        own.extend(changes);
+        let overlay = shared.overlay.lock();
+        for (name, facts) in page.undecided(directory) {
+            let change = overlay.change(&format!("{directory}{name}"), now).map(|(change, _)| change);
+            if let Some(facts) = change.map_or(Some(facts.clone()), |change| change.over(Some(&facts))) {
+                later.push((name, facts));
+            }
+        }
+        self.own = Some(own.into());
+        self.later = later.into();
+    }
+
     /// The entry behind a place and the place behind it; `None` facts: hidden by an own change.
     fn next(&self, place: Place) -> Option<(String, Option<Facts>, Place)> {
         let page = self.page.as_ref()?;
@@ -351,7 +402,7 @@ impl Step {
         let listed = (place.listed < page.len()).then(|| page.name(place.listed));
         let past_own = Place { own: place.own + 1, ..place };
         let past_listed = Place { listed: place.listed + 1, ..place };
-        match (own, listed) {
+        let next = match (own, listed) {
             (None, None) => None,
             (Some((name, change)), Some(listed)) if name == listed => {
                 let past_both = Place { listed: place.listed + 1, ..past_own };
@@ -362,7 +413,11 @@ impl Step {
             }
             (_, Some(listed)) => Some((listed.to_owned(), Some(page.facts(place.listed)), past_listed)),
             (Some(_), None) => None,
-        }
+        };
+        next.map(|(name, facts, place)| {
+            let is_later = self.later.iter().any(|(later, _)| *later == name);
+            (name, facts.filter(|_| !is_later), place)
+        })
     }
 }
 
@@ -380,13 +435,12 @@ impl Shared {
     }
 }
 
-/// Own changes of the names behind `from` up to `end` (both keys, an empty `from` = from the start).
-fn own_changes(shared: &Shared, directory: &str, from: &str, end: Option<&str>) -> Arc<[(String, Change)]> {
+/// Own changes of the names behind `from` (a key; empty = from the start) up to `end` (a name).
+fn own_changes(shared: &Shared, directory: &str, from: &str, end: Option<&str>) -> Vec<(String, Change)> {
     let from = from.strip_prefix(directory).unwrap_or("");
-    let end = end.and_then(|end| end.strip_prefix(directory));
     let mut names = shared.overlay.lock().names(directory, Instant::now());
     names.retain(|(name, _)| name.as_str() > from && end.is_none_or(|end| name.as_str() <= end));
-    names.into()
+    names
 }
 
 /// A number to show for a name whose inode the table does not hold: the same as long as the process lives,

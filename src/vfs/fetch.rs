@@ -138,10 +138,6 @@ impl Fetch {
         matches!(arrived.outcome, Some(Ok(()))).then(|| Crc64(arrived.checksum.finalize()))
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        self.inside.arrived.lock().outcome.is_some()
-    }
-
     pub(super) fn has_failed(&self) -> bool {
         matches!(self.inside.arrived.lock().outcome, Some(Err(_)))
     }

@@ -178,13 +178,6 @@ impl InodeTable {
         }
     }
 
-    /// The facts of this inode must be asked for again.
-    pub(super) fn distrust(&mut self, inode: InodeNo) {
-        if let Some(slot) = self.slot(inode) {
-            self.node_mut(slot).seen = 0;
-        }
-    }
-
     /// The name leads nowhere any more. The inode that had it.
     pub(super) fn unlink(&mut self, parent: InodeNo, name: &str) -> Option<InodeNo> {
         let slot = self.find_slot(self.slot(parent)?, name)?;
@@ -235,15 +228,6 @@ impl InodeTable {
         }
         pieces.reverse();
         Some(pieces.join("/"))
-    }
-
-    /// Whether `inode` is `above` or lies below it.
-    pub(super) fn is_below(&self, inode: InodeNo, above: InodeNo) -> bool {
-        let (Some(mut slot), Some(above)) = (self.slot(inode), self.slot(above)) else { return false };
-        while slot != above && slot != ROOT_SLOT {
-            slot = self.node(slot).parent;
-        }
-        slot == above
     }
 
     /// The kernel holds an inode once more.
@@ -505,7 +489,6 @@ mod tests {
         assert_eq!(table.path(x).as_deref(), Some("b/c/x"));
         assert_eq!(table.find(ROOT, "a"), None);
         assert_eq!(table.find(b, "c"), Some(a));
-        assert!(table.is_below(x, b) && !table.is_below(b, x));
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub(super) struct Page {
     pub(super) next_marker: Option<String>,
 }
 
+/// Whether a page that ends at `end` cannot tell if there is a directory of a file's name.
+pub(super) fn is_undecided(name: &str, end: Option<&str>) -> bool {
+    end.is_some_and(|end| format!("{name}/").as_str() > end)
+}
+
 #[derive(Debug)]
 struct Row {
     name_end: u32,
@@ -122,25 +127,18 @@ impl Page {
 
     /// Files of this page whose directory of the same name, if there is one, would stand behind it: `a`
     /// and `a/` may be parted by `a-1`, `a.txt` and the like.
-    pub(super) fn undecided(&self, directory: &str) -> Vec<String> {
-        let Some(end) = self.next_marker.as_deref().and_then(|end| end.strip_prefix(directory)) else {
-            return Vec::new();
-        };
+    pub(super) fn undecided(&self, directory: &str) -> Vec<(String, Facts)> {
+        let Some(end) = self.end(directory) else { return Vec::new() };
         let pieces = (1..=end.len()).filter_map(|length| end.get(..length));
         pieces
-            .filter(|name| format!("{name}/").as_str() > end && self.find(name).is_some())
-            .map(str::to_owned)
+            .filter(|name| is_undecided(name, Some(end)))
+            .filter_map(|name| Some((name.to_owned(), self.find(name)?)))
             .collect()
     }
 
-    /// Takes a name out.
-    pub(super) fn remove(&mut self, name: &str) {
-        let mut rest = Self { has_marker: self.has_marker, ..Self::default() };
-        for place in (0..self.len()).filter(|place| self.name(*place) != name) {
-            rest.push(self.name(place), &self.facts(place));
-        }
-        rest.next_marker = self.next_marker.take();
-        *self = rest;
+    /// The name at which the page ends; `None` on the last one.
+    pub(super) fn end(&self, directory: &str) -> Option<&str> {
+        self.next_marker.as_deref()?.strip_prefix(directory)
     }
 
     /// Bytes of memory, about.
@@ -171,11 +169,6 @@ pub(super) struct Listing {
 impl Listing {
     pub(super) fn is_complete(&self) -> bool {
         self.pages.last().is_some_and(|page| page.next_marker.is_none())
-    }
-
-    /// Whether there is anything at all below the directory, its own marker included.
-    pub(super) fn is_there(&self) -> bool {
-        self.pages.iter().any(|page| page.has_marker || page.len() > 0 || page.next_marker.is_some())
     }
 
     /// What the list says of a name (a directory's ends in `/`); the outer `None`: nothing, the page that
@@ -264,11 +257,6 @@ impl ListingCache {
     /// Whether a key was looked for and not found, at most `age_max` ago.
     pub(super) fn is_absent(&mut self, key: &str, now: Instant, age_max: Duration) -> bool {
         self.absent.get(key).is_some_and(|asked| now.saturating_duration_since(*asked) < age_max)
-    }
-
-    /// The next question about a key goes to the store.
-    pub(super) fn distrust_absence(&mut self, key: &str) {
-        self.absent.pop(key);
     }
 
     /// Bytes kept.

@@ -135,22 +135,27 @@ async fn change_kept(
     change(&mut kept)?;
     kept.write(kind, &mut crate::cos::UserMetadata::new())?;
     shared.keep(shared.version_of(&key, &facts), Arc::new(kept.clone()));
-    let text = key.as_str().to_owned();
-    let gathered = Gathered { key, name, parent: known.parent, facts, kept };
-    let is_first = shared.gathering.0.lock().insert(text.clone(), gathered).is_none();
-    if is_first {
-        let shared_too = shared.clone();
-        shared.runtime.spawn(async move {
-            tokio::time::sleep(GATHER).await;
-            if let Err(error) = shared_too.flush_gathered(&text).await {
-                warn!(key = text, %error, "times, mode or attributes could not be stored");
-            }
-        });
-    }
+    shared.gather(key, known.parent, &name, facts, kept);
     Ok(())
 }
 
 impl Shared {
+    /// Has what is kept of a version sent in a moment, with what else is set until then.
+    pub(super) fn gather(self: &Arc<Self>, key: Key, parent: InodeNo, name: &str, facts: Facts, kept: Posix) {
+        let text = key.as_str().to_owned();
+        let gathered = Gathered { key, name: name.to_owned(), parent, facts, kept };
+        let is_first = self.gathering.0.lock().insert(text.clone(), gathered).is_none();
+        if is_first {
+            let shared = self.clone();
+            self.runtime.spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                if let Err(error) = shared.flush_gathered(&text).await {
+                    warn!(key = text, %error, "times, mode or attributes could not be stored");
+                }
+            });
+        }
+    }
+
     /// Takes what waits to be sent for a key.
     pub(super) fn take_gathered(&self, key: &str) -> Option<Posix> {
         self.gathering.0.lock().remove(key).map(|gathered| gathered.kept)

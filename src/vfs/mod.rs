@@ -89,7 +89,7 @@ impl Vfs {
 
     pub fn forget(&self, inode: InodeNo, lookups: u64) {
         self.shared.inodes.lock().forget(inode, lookups);
-        if lookups > 0 && inode.0 % FORGETS_COUNTED == 0 {
+        if lookups > 0 && inode.0.is_multiple_of(FORGETS_COUNTED) {
             self.shared.count_memory();
         }
     }

@@ -23,7 +23,7 @@ use super::{
     read::Reader,
     resolve::{Target, standing},
     shared::Shared,
-    writing::OpenFile,
+    writing::{Closed, OpenFile},
 };
 use crate::cos::Key;
 
@@ -201,7 +201,7 @@ pub(super) async fn release(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
             Ok(())
         }
         Some(Handle::File(file)) => {
-            file.begin_closing();
+            file.close(Closed::Closing);
             let standing = file.standing();
             if standing.dirty && !standing.armed && !standing.discarded {
                 warn!(key = %file.key, "closed for good with something unpublished");
@@ -212,6 +212,7 @@ pub(super) async fn release(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
                 file.discard(shared, "its publication failed").await;
             }
             shared.writing.remove(&file);
+            file.close(Closed::Done);
             shared.inodes.lock().unpin(file.inode);
             done
         }

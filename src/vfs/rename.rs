@@ -404,7 +404,7 @@ impl Copied {
             };
             let stored = copy(shared, &key, &target, &meta, None, false).await.map_err(error)?;
             shared.note_put(target.as_str(), facts_of_copy(&meta, &stored));
-            Ok(Some((text, PackedETag::new(&meta.etag))))
+            Ok(Some((text, Some(PackedETag::new(&meta.etag)))))
         });
         let mut done = stream::iter(copies).buffer_unordered(COPIES_MAX);
         while let Some(copied) = done.next().await {
@@ -428,10 +428,17 @@ impl Copied {
             let page = shared.store.list_objects(&request).await;
             let page = page.map_err(|error| VfsError::from_cos(error, name))?;
             for object in page.objects {
-                let version = (object.key.clone(), PackedETag::new(&object.etag));
+                let listed = Facts::of_listed(&object);
+                let own = shared.own_change(&object.key);
+                let Some(facts) = own.map_or(Some(listed.clone()), |own| own.over(Some(&listed))) else {
+                    continue;
+                };
+                // Own changes tell of a marker without its ETag.
+                let etag = facts.etag.or(listed.etag);
+                let version = self.hasher.hash_one((object.key.clone(), etag));
                 match Key::new(&object.key) {
-                    Ok(key) if self.versions.contains(&self.hasher.hash_one(version)) => keys.push(key),
-                    _ => stays |= !matches!(shared.own_change(&object.key), Some(Change::Deleted { .. })),
+                    Ok(key) if self.versions.contains(&version) => keys.push(key),
+                    _ => stays = true,
                 }
             }
             delete_all(shared, &keys, name).await?;

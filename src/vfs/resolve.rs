@@ -317,15 +317,7 @@ impl Shared {
             entries_max: PAGE_NAMES_MAX,
         };
         let list = self.store.list_objects(&request).await.map_err(|e| VfsError::from_cos(e, directory))?;
-        let mut page = Page::new(&list, directory, &self.names);
-        // `a` may end one page and `a/` begin the next: the directory wins.
-        for name in page.undecided(directory) {
-            if self.has_below(&format!("{directory}{name}/")).await? {
-                self.names.note_shadowed(directory, &name);
-                page.remove(&name);
-            }
-        }
-        Ok(page)
+        Ok(Page::new(&list, directory, &self.names))
     }
 
     /// What is kept of a file or directory beside its bytes; `None` without `posix_metadata`.

@@ -53,7 +53,6 @@ pub struct Shared {
     pub(super) posix_metadata: bool,
     pub(super) attr_ttl: Duration,
     pub(super) memory_bytes: u64,
-    pub(super) file_bytes_max: u64,
     pub(super) writers: Arc<Writers>,
     pub(super) keys: Arc<Keys>,
     pub(super) runtime: Runtime,
@@ -118,7 +117,6 @@ impl Shared {
             posix_metadata: mount.posix_metadata,
             attr_ttl: limits.attr_ttl,
             memory_bytes: limits.memory_bytes,
-            file_bytes_max: limits.single_file_bytes_max,
             writers,
             keys,
             runtime,
@@ -193,10 +191,16 @@ impl Shared {
     /// What a directory's keys begin with.
     ///
     /// # Errors
-    /// `NotFound` for what is gone.
+    /// `NotFound` for what is gone, `NotDirectory` for a file.
     pub(super) fn directory(&self, inode: InodeNo) -> VfsResult<String> {
-        let path = self.inodes.lock().path(inode);
-        let path = path.ok_or_else(|| VfsError::NotFound { name: "directory".to_owned() })?;
+        let inodes = self.inodes.lock();
+        let known = inodes.known(inode);
+        let (Some(known), Some(path)) = (known, inodes.path(inode)) else {
+            return Err(VfsError::NotFound { name: "directory".to_owned() });
+        };
+        if !known.facts.is_directory() {
+            return Err(VfsError::NotDirectory { name: known.name.into() });
+        }
         let root = self.names.root();
         Ok(if path.is_empty() { root.to_owned() } else { format!("{root}{path}/") })
     }

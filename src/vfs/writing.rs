@@ -9,13 +9,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tracing::{debug, info};
 
 use super::{
@@ -46,7 +46,18 @@ pub(super) struct OpenFile {
     pub(super) view: usize,
     /// The publications of this key, one at a time.
     turn: Arc<AsyncMutex<()>>,
+    /// Whether the last descriptor is closed, and all that follows is done.
+    closed: watch::Sender<Closed>,
     state: Mutex<State>,
+}
+
+/// How far a file's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Closed {
+    No,
+    /// The last descriptor is closed; what is left to do is under way.
+    Closing,
+    Done,
 }
 
 #[derive(Debug, Default)]
@@ -56,8 +67,6 @@ struct State {
     published: bool,
     discarded: Option<&'static str>,
     opener_flushed: bool,
-    /// The last descriptor is closed; what is left to do is under way.
-    closing: bool,
     /// Fail at publish where the key is taken.
     forbid_overwrite: bool,
     /// Times, mode, owner and xattrs that the object will be given.
@@ -82,7 +91,20 @@ impl OpenFile {
     ) -> Arc<Self> {
         let turn = shared.writing.turn(&key);
         let state = Mutex::new(State::default());
-        Arc::new(Self { inode, parent, name: name.to_owned(), key, how, opener, policy, view, turn, state })
+        let closed = watch::channel(Closed::No).0;
+        Arc::new(Self {
+            closed,
+            inode,
+            parent,
+            name: name.to_owned(),
+            key,
+            how,
+            opener,
+            policy,
+            view,
+            turn,
+            state,
+        })
     }
 
     pub(super) fn opener(&self) -> Option<u32> {
@@ -95,8 +117,11 @@ impl OpenFile {
         if state.writer.is_none() {
             let (writers, store) = (shared.writers.clone(), shared.store.clone());
             let writer = WriteHandle::begin(writers, store, shared.keys.clone(), self.key.clone());
-            state.writer = Some(writer);
             state.forbid_overwrite = forbid_overwrite || self.policy.forbids_overwrite();
+            if state.forbid_overwrite {
+                writer.set_new_object(NewObject { forbid_overwrite: true, ..NewObject::default() });
+            }
+            state.writer = Some(writer);
         }
     }
 
@@ -263,7 +288,11 @@ impl OpenFile {
             state.forbid_overwrite = false;
         }
         info!(key = %self.key, bytes = published.bytes, "published");
-        shared.show_published(self, &published, kept);
+        let facts = shared.show_published(self, &published, &kept);
+        if !published.as_asked && shared.posix_metadata && !kept.is_empty() {
+            // The upload had begun before they were set.
+            shared.gather(self.key.clone(), self.parent, &self.name, facts, kept);
+        }
         Ok(())
     }
 
@@ -329,17 +358,17 @@ impl OpenFile {
         !standing.armed && !standing.dirty && !standing.failed && !standing.discarded && bytes == Some(0)
     }
 
-    pub(super) fn begin_closing(&self) {
-        self.state.lock().closing = true;
+    pub(super) fn close(&self, closed: Closed) {
+        self.closed.send_replace(closed);
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        self.state.lock().closing
-    }
-
-    /// Waits for a publication that is under way.
-    pub(super) async fn wait_turn(&self) {
-        drop(self.turn.lock().await);
+    /// Waits for the end of a file whose last descriptor is closed.
+    async fn wait_closed(&self) {
+        let mut closed = self.closed.subscribe();
+        if *closed.borrow_and_update() == Closed::Closing {
+            // The sender is this file's own.
+            drop(closed.wait_for(|closed| *closed == Closed::Done).await);
+        }
     }
 
     pub(super) fn is_begun(&self) -> bool {
@@ -412,14 +441,22 @@ pub(super) struct Writing(Mutex<Register>);
 struct Register {
     by_key: BTreeMap<String, Vec<Arc<OpenFile>>>,
     by_inode: HashMap<InodeNo, Vec<Arc<OpenFile>>>,
+    turns: HashMap<String, Weak<AsyncMutex<()>>>,
 }
 
 impl Writing {
     /// The lock that publications of a key share.
     fn turn(&self, key: &Key) -> Arc<AsyncMutex<()>> {
-        let register = self.0.lock();
-        let others = register.by_key.get(key.as_str()).and_then(|files| files.first());
-        others.map_or_else(Arc::default, |file| file.turn.clone())
+        let mut register = self.0.lock();
+        if let Some(turn) = register.turns.get(key.as_str()).and_then(Weak::upgrade) {
+            return turn;
+        }
+        if register.turns.len() == register.turns.capacity() {
+            register.turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::default();
+        register.turns.insert(key.as_str().to_owned(), Arc::downgrade(&turn));
+        turn
     }
 
     pub(super) fn add(&self, file: &Arc<OpenFile>) {
@@ -476,13 +513,13 @@ impl Writing {
 
 impl Shared {
     /// After a publication: the name, in every view, leads to the new object.
-    fn show_published(&self, file: &OpenFile, published: &Published, kept: Posix) {
+    fn show_published(&self, file: &OpenFile, published: &Published, kept: &Posix) -> Facts {
         let facts = Facts::of_object(published.bytes, published.last_modified, &published.etag);
         self.note_put(file.key.as_str(), facts.clone());
         // What was set on the object of before is not this one's.
         self.take_gathered(file.key.as_str());
         if self.posix_metadata {
-            self.keep((file.key.as_str().to_owned(), facts.clone()), Arc::new(kept));
+            self.keep((file.key.as_str().to_owned(), facts.clone()), Arc::new(kept.clone()));
         }
         let now = Some(Instant::now());
         let mut inodes = self.inodes.lock();
@@ -498,6 +535,7 @@ impl Shared {
         if let Some(inode) = named.filter(|named| *named != file.inode) {
             self.tell_one(file.view, Notice::Inode { inode });
         }
+        facts
     }
 
     /// A file that will never be published takes its name along.
@@ -521,9 +559,7 @@ impl Shared {
     /// `Busy` where one is still being written; what the store answered.
     pub(super) async fn settle_writers(self: &Arc<Self>, key: &str, name: &str) -> VfsResult<()> {
         for file in self.writing.of_key(key) {
-            if file.is_closing() {
-                file.wait_turn().await;
-            }
+            file.wait_closed().await;
             if file.is_unpublished() && file.is_idle_and_empty() {
                 file.publish(self).await?;
             }
