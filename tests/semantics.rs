@@ -1,0 +1,1038 @@
+//! The promises of `docs/SEMANTICS.md`, one test each, the promise quoted above it.
+//!
+//! These are over `Vfs` and a bucket in memory; what needs a kernel or an FTP client stands in other files.
+
+#[path = "common/tree.rs"]
+mod tree;
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use cosgate::{
+    config::{Authority, PolicyConfig},
+    cos::{Crc64, ETag, Fault, Operation, Reason, Rule},
+    vfs::{AttributeChange, Caller, Closer, Entry, HandleNo, InodeNo, OpenHow, Vfs, VfsError, VfsResult},
+};
+use tree::{
+    ALL, FRONT, FRONT_UID, ME, NEW, Plan, READ, ROOT, Tree, closer, create, is_directory, list, mkdir, open,
+    read_all, read_file, rename, rmdir, stat, truncate, unlink, walk, write, write_file,
+};
+
+const TRANSIENT: Operation = Operation::PutObject;
+
+fn tree() -> Tree {
+    Tree::new(&Plan::default())
+}
+
+fn restless() -> Plan {
+    Plan { attr_ttl: Duration::ZERO, ..Plan::default() }
+}
+
+fn posix() -> Plan {
+    Plan { posix_metadata: true, ..Plan::default() }
+}
+
+async fn close(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
+    let flushed = vfs.flush(handle, closer()).await;
+    flushed.and(vfs.release(handle).await)
+}
+
+async fn begin(vfs: &Vfs, path: &str, content: &[u8]) -> (Entry, HandleNo) {
+    let (entry, handle) = create(vfs, path, NEW).await.unwrap();
+    write(vfs, handle, 0, content).await.unwrap();
+    (entry, handle)
+}
+
+fn content(length: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(length as u64);
+    (0..length).map(|_| random.u8(..)).collect()
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not come to hold within 5 s");
+}
+
+/// > A file becomes an object when its writer closes it, whole; until then nothing new is visible in the bucket.
+#[tokio::test]
+async fn close_makes_the_object() {
+    let tree = tree();
+    let bytes = content(5 << 20);
+    let (_, handle) = create(tree.vfs(), "a", NEW).await.unwrap();
+    for (number, piece) in bytes.chunks(1 << 20).enumerate() {
+        write(tree.vfs(), handle, (number << 20) as u64, piece).await.unwrap();
+        assert!(tree.memory.keys().is_empty());
+    }
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), bytes);
+    assert!(tree.memory.open_upload_keys().is_empty());
+    assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, bytes.len() as u64);
+}
+
+/// > While a file is overwritten, its name shows the old object: its size, and its bytes to whoever opens it.
+#[tokio::test]
+async fn an_overwrite_shows_the_old_object_until_it_is_published() {
+    let tree = tree();
+    for opens_by_create in [true, false] {
+        write_file(tree.vfs(), "a", b"old").await.unwrap();
+        let (inode, handle) = if opens_by_create {
+            let (entry, handle) = create(tree.vfs(), "a", NEW).await.unwrap();
+            (entry.attributes.inode, handle)
+        } else {
+            open(tree.vfs(), "a", NEW).await.unwrap()
+        };
+        write(tree.vfs(), handle, 0, b"longer").await.unwrap();
+        assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 3);
+        assert_eq!(list(tree.vfs(), "").await.unwrap()["a"].bytes, 3);
+        assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"old");
+        assert_eq!(tree.vfs().getattr(inode, Some(handle)).await.unwrap().bytes, 6);
+        close(tree.vfs(), handle).await.unwrap();
+        assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 6);
+        assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"longer");
+    }
+}
+
+/// > A new file that is still being written answers to its name, and is not listed.
+#[tokio::test]
+async fn a_new_file_is_there_by_name_and_not_listed() {
+    let tree = tree();
+    let (_, handle) = begin(tree.vfs(), "a", b"12345").await;
+    assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 5);
+    assert!(list(tree.vfs(), "").await.unwrap().is_empty());
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(list(tree.vfs(), "").await.unwrap()["a"].bytes, 5);
+}
+
+/// > Nothing written since open publishes nothing: a close before the first write is not the end of the file.
+#[tokio::test]
+async fn a_close_before_the_first_write_publishes_nothing() {
+    let tree = tree();
+    write_file(tree.vfs(), "a", b"old").await.unwrap();
+    let (_, handle) = open(tree.vfs(), "a", NEW).await.unwrap();
+    tree.vfs().flush(handle, closer()).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "old");
+    write(tree.vfs(), handle, 0, b"new").await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "new");
+}
+
+/// > An empty file is published by fsync, or when its last descriptor is closed.
+#[tokio::test]
+async fn empty_files_are_published_by_fsync_and_release() {
+    let tree = tree();
+    let (_, handle) = create(tree.vfs(), "synced", NEW).await.unwrap();
+    tree.vfs().fsync(handle).await.unwrap();
+    assert_eq!(tree.memory.content("synced").unwrap(), "");
+    let (_, other) = create(tree.vfs(), "closed", NEW).await.unwrap();
+    tree.vfs().flush(other, closer()).await.unwrap();
+    assert_eq!(tree.memory.content("closed"), None);
+    tree.vfs().release(other).await.unwrap();
+    assert_eq!(tree.memory.content("closed").unwrap(), "");
+    tree.vfs().release(handle).await.unwrap();
+    assert_eq!(tree.store.calls(Operation::PutObject), 2);
+}
+
+/// > A close by a child that inherited the descriptor publishes nothing while the process that opened it goes on.
+#[tokio::test]
+async fn a_childs_close_is_not_the_end() {
+    let tree = tree();
+    let (_, handle) = begin(tree.vfs(), "a", b"a\n").await;
+    let child = Closer { process: Some(4712), killed: false, opener_gone: false };
+    tree.vfs().flush(handle, child).await.unwrap();
+    assert!(tree.memory.keys().is_empty());
+    write(tree.vfs(), handle, 2, b"c\n").await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "a\nc\n");
+    assert_eq!(tree.store.calls(Operation::PutObject), 1);
+    // The opener has gone: nobody else will say that it is the end.
+    let (_, handle) = begin(tree.vfs(), "b", b"b").await;
+    tree.vfs().flush(handle, Closer { opener_gone: true, ..child }).await.unwrap();
+    assert_eq!(tree.memory.content("b").unwrap(), "b");
+}
+
+/// > A process killed by a signal publishes nothing; the older object stays as it was.
+#[tokio::test]
+async fn a_killed_process_publishes_nothing() {
+    let tree = tree();
+    write_file(tree.vfs(), "a", b"old").await.unwrap();
+    for bytes in [3 << 20, 3] {
+        let (_, handle) = begin(tree.vfs(), "a", &content(bytes)).await;
+        tree.vfs().flush(handle, Closer { killed: true, ..closer() }).await.unwrap();
+        tree.vfs().release(handle).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), "old");
+        assert!(tree.memory.open_upload_keys().is_empty());
+    }
+    let (_, handle) = begin(tree.vfs(), "new", b"half").await;
+    tree.vfs().flush(handle, Closer { killed: true, ..closer() }).await.unwrap();
+    tree.vfs().release(handle).await.unwrap();
+    assert!(matches!(stat(tree.vfs(), "new").await, Err(VfsError::NotFound { .. })));
+}
+
+/// > A failed publication leaves the older object, and every later fsync and close tells the error again.
+#[tokio::test]
+async fn errors_stay_on_the_handle() {
+    let tree = tree();
+    write_file(tree.vfs(), "a", b"old").await.unwrap();
+    tree.store.inject(Rule::on(TRANSIENT), Fault::Fail(Reason::Unavailable));
+    let (_, handle) = begin(tree.vfs(), "a", b"new").await;
+    for _ in 0..2 {
+        assert!(matches!(tree.vfs().flush(handle, closer()).await, Err(VfsError::Store { .. })));
+        assert!(matches!(tree.vfs().fsync(handle).await, Err(VfsError::Store { .. })));
+    }
+    tree.vfs().release(handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "old");
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"old");
+}
+
+/// > Of two writers of one name the last to publish wins, and each object is whole.
+#[tokio::test]
+async fn the_last_publication_wins() {
+    let tree = tree();
+    let (_, first) = begin(tree.vfs(), "a", b"first").await;
+    let (_, second) = begin(tree.vfs(), "a", b"second!").await;
+    close(tree.vfs(), second).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "second!");
+    close(tree.vfs(), first).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "first");
+    assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 5);
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"first");
+}
+
+/// > What is unlinked or replaced by a rename while it is written is never published, and commit says so.
+#[tokio::test]
+async fn an_unlinked_upload_is_never_published() {
+    let tree = tree();
+    write_file(tree.vfs(), "a", b"old").await.unwrap();
+    for path in ["a", "new"] {
+        let (entry, handle) = begin(tree.vfs(), path, b"late").await;
+        tree.vfs().arm(handle, FRONT).unwrap();
+        unlink(tree.vfs(), path).await.unwrap();
+        assert!(matches!(stat(tree.vfs(), path).await, Err(VfsError::NotFound { .. })));
+        let seen = tree.vfs().getattr(entry.attributes.inode, Some(handle)).await.unwrap();
+        assert_eq!(seen.links, 0);
+        let committed = tree.vfs().commit(handle, 4, FRONT).await;
+        assert!(matches!(committed, Err(VfsError::ReplacedMeanwhile { .. })), "{committed:?}");
+        tree.vfs().release(handle).await.unwrap();
+        assert!(tree.memory.keys().is_empty());
+    }
+    // Without the front: nobody hears, nothing appears.
+    let (_, handle) = begin(tree.vfs(), "b", b"late").await;
+    unlink(tree.vfs(), "b").await.unwrap();
+    assert!(matches!(close(tree.vfs(), handle).await, Err(VfsError::ReplacedMeanwhile { .. })));
+    assert!(tree.memory.keys().is_empty());
+}
+
+/// > An existing file that is opened for writing and closed without a write is left alone.
+#[tokio::test]
+async fn opening_for_writing_alone_changes_nothing() {
+    let tree = tree();
+    let etag = tree.memory.insert("a", "old");
+    let puts = tree.store.calls(Operation::PutObject);
+    let how = OpenHow { truncate: false, ..NEW };
+    let (_, handle) = open(tree.vfs(), "a", how).await.unwrap();
+    tree.vfs().fsync(handle).await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    let (_, handle) = create(tree.vfs(), "a", how).await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.meta("a").unwrap().etag, etag);
+    assert_eq!(tree.store.calls(Operation::PutObject), puts);
+}
+
+/// > O_EXCL makes a new object or none, also against another gateway.
+#[tokio::test]
+async fn exclusive_creation_never_replaces() {
+    let tree = tree();
+    let how = OpenHow { exclusive: true, ..NEW };
+    assert!(matches!(stat(tree.vfs(), "a").await, Err(VfsError::NotFound { .. })));
+    tree.memory.insert("a", "foreign");
+    assert!(matches!(create(tree.vfs(), "a", how).await, Err(VfsError::Exists { .. })));
+    let (_, handle) = create(tree.vfs(), "b", how).await.unwrap();
+    write(tree.vfs(), handle, 0, b"ours").await.unwrap();
+    tree.memory.insert("b", "foreign");
+    assert!(matches!(close(tree.vfs(), handle).await, Err(VfsError::Exists { .. })));
+    assert_eq!(tree.memory.content("b").unwrap(), "foreign");
+}
+
+/// > An armed descriptor publishes by commit alone: closing it without commit discards, and fsync is refused.
+#[tokio::test]
+async fn an_armed_descriptor_publishes_by_commit_alone() {
+    let tree = tree();
+    write_file(tree.vfs(), "a", b"old").await.unwrap();
+    let (_, handle) = begin(tree.vfs(), "a", b"broken").await;
+    tree.vfs().arm(handle, FRONT).unwrap();
+    assert!(matches!(tree.vfs().fsync(handle).await, Err(VfsError::Invalid { .. })));
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "old");
+    let (_, handle) = begin(tree.vfs(), "a", b"whole").await;
+    tree.vfs().arm(handle, FRONT).unwrap();
+    tree.vfs().prepare(handle, FRONT).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "old");
+    tree.vfs().commit(handle, 5, FRONT).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "whole");
+    close(tree.vfs(), handle).await.unwrap();
+    let (_, handle) = create(tree.vfs(), "empty", NEW).await.unwrap();
+    tree.vfs().arm(handle, FRONT).unwrap();
+    tree.vfs().commit(handle, 0, FRONT).await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("empty").unwrap(), "");
+}
+
+/// > Commit refuses to publish when the front counted other bytes than the mount.
+#[tokio::test]
+async fn commit_counts_bytes() {
+    let tree = tree();
+    let (_, handle) = begin(tree.vfs(), "a", b"12345").await;
+    assert!(matches!(tree.vfs().commit(handle, 5, FRONT).await, Err(VfsError::Invalid { .. })), "not armed");
+    tree.vfs().arm(handle, FRONT).unwrap();
+    assert!(matches!(tree.vfs().commit(handle, 6, FRONT).await, Err(VfsError::Invalid { .. })));
+    close(tree.vfs(), handle).await.unwrap();
+    assert!(tree.memory.keys().is_empty());
+}
+
+/// > Only root, the owner of the home and the front's own user may arm, prepare, commit, or rename by ioctl.
+#[tokio::test]
+async fn the_fronts_words_are_not_for_everybody() {
+    let tree = tree();
+    let (_, handle) = begin(tree.vfs(), "a", b"1").await;
+    let stranger = Caller { uid: 4000, ..ME };
+    let (a, b) = (OsStr::new("a"), OsStr::new("b"));
+    assert!(matches!(tree.vfs().arm(handle, stranger), Err(VfsError::NotTheFront)));
+    assert!(matches!(tree.vfs().prepare(handle, stranger).await, Err(VfsError::NotTheFront)));
+    assert!(matches!(tree.vfs().commit(handle, 1, stranger).await, Err(VfsError::NotTheFront)));
+    assert!(matches!(tree.vfs().rename_paths(a, b, false, stranger).await, Err(VfsError::NotTheFront)));
+    for uid in [0, 1000, FRONT_UID] {
+        tree.vfs().arm(handle, Caller { uid, ..ME }).unwrap();
+    }
+    tree.vfs().commit(handle, 1, FRONT).await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    mkdir(tree.vfs(), "d").await.unwrap();
+    tree.vfs().rename_paths(a, OsStr::new("d/b"), false, FRONT).await.unwrap();
+    assert_eq!(read_file(tree.vfs(), "d/b").await.unwrap(), b"1");
+    assert!(matches!(stat(tree.vfs(), "a").await, Err(VfsError::NotFound { .. })));
+}
+
+/// > Writing into a file with content, appending to it, and any size but 0 are refused as not supported; the object stays.
+#[tokio::test]
+async fn what_is_not_built_says_so() {
+    let tree = tree();
+    let etag = tree.memory.insert("a", "content");
+    let how = OpenHow { truncate: false, ..NEW };
+    for (offset, append) in [(0, false), (7, false), (7, true)] {
+        let (_, handle) = open(tree.vfs(), "a", OpenHow { append, ..how }).await.unwrap();
+        let written = tree.vfs().write(handle, offset, Bytes::from("x"), append, false).await;
+        assert!(matches!(written, Err(VfsError::NotSupported { .. })), "{written:?}");
+        close(tree.vfs(), handle).await.unwrap();
+    }
+    let (inode, handle) = open(tree.vfs(), "a", how).await.unwrap();
+    assert!(matches!(truncate(tree.vfs(), inode, Some(handle), 3).await, Err(VfsError::NotSupported { .. })));
+    truncate(tree.vfs(), inode, Some(handle), 7).await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.meta("a").unwrap().etag, etag);
+    // Truncation to nothing is an overwrite: what `>` does where O_TRUNC does not come with open.
+    let (inode, handle) = open(tree.vfs(), "a", how).await.unwrap();
+    truncate(tree.vfs(), inode, Some(handle), 0).await.unwrap();
+    assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 7);
+    write(tree.vfs(), handle, 0, b"new").await.unwrap();
+    assert!(matches!(write(tree.vfs(), handle, 1, b"x").await, Err(VfsError::NotSupported { .. })));
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "new");
+}
+
+/// > Appending to a file that is empty or absent works.
+#[tokio::test]
+async fn appending_to_nothing_is_writing_in_order() {
+    let tree = tree();
+    tree.memory.insert("empty", "");
+    let how = OpenHow { truncate: false, append: true, ..NEW };
+    for path in ["empty", "absent"] {
+        let (_, handle) = create(tree.vfs(), path, how).await.unwrap();
+        for piece in ["one ", "two"] {
+            // The kernel's idea of the end may be old: the flag decides.
+            tree.vfs().write(handle, 0, Bytes::from(piece), true, false).await.unwrap();
+        }
+        close(tree.vfs(), handle).await.unwrap();
+        assert_eq!(tree.memory.content(path).unwrap(), "one two");
+    }
+}
+
+/// > What a descriptor has written cannot be read through it before it is published: busy.
+#[tokio::test]
+async fn unpublished_bytes_cannot_be_read() {
+    let tree = tree();
+    let how = OpenHow { read: true, ..NEW };
+    let (_, handle) = create(tree.vfs(), "a", how).await.unwrap();
+    assert!(tree.vfs().read(handle, 0, 10).await.unwrap().is_empty());
+    write(tree.vfs(), handle, 0, b"12345").await.unwrap();
+    assert!(matches!(tree.vfs().read(handle, 0, 10).await, Err(VfsError::Busy { .. })));
+    assert!(matches!(open(tree.vfs(), "a", READ).await, Err(VfsError::Busy { .. })));
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"12345");
+    // Created and closed, its RELEASE still on its way: an empty file, not a busy one.
+    let (_, handle) = create(tree.vfs(), "empty", NEW).await.unwrap();
+    tree.vfs().flush(handle, closer()).await.unwrap();
+    assert_eq!(read_file(tree.vfs(), "empty").await.unwrap(), b"");
+    rename(tree.vfs(), "empty", "moved", false).await.unwrap();
+    tree.vfs().release(handle).await.unwrap();
+    assert!(tree.memory.keys().iter().any(|key| key == "moved"));
+    assert!(!tree.memory.keys().iter().any(|key| key == "empty"));
+}
+
+/// > A descriptor reads one version of an object: after a replacement, the old bytes that are here already or ESTALE, never a mixture.
+#[tokio::test]
+async fn a_reader_never_sees_a_mixture() {
+    let tree = tree();
+    let (old, new) = (content(30 << 20), content((30 << 20) + 1));
+    for unlinks in [false, true] {
+        tree.memory.insert("a", old.clone());
+        let (_, handle) = open(tree.vfs(), "a", READ).await.unwrap();
+        let first = tree.vfs().read(handle, 0, 100_000).await.unwrap();
+        assert_eq!(first, old[..100_000]);
+        if unlinks {
+            unlink(tree.vfs(), "a").await.unwrap();
+        } else {
+            tree.memory.insert("a", new.clone());
+        }
+        let mut offset = 100_000;
+        let ended = loop {
+            match tree.vfs().read(handle, offset as u64, 1 << 20).await {
+                Ok(bytes) if bytes.is_empty() => break Ok(()),
+                Ok(bytes) => {
+                    assert_eq!(bytes, old[offset..offset + bytes.len()], "at {offset}");
+                    offset += bytes.len();
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        assert!(matches!(ended, Err(VfsError::ReplacedMeanwhile { .. })), "{ended:?}");
+        tree.vfs().release(handle).await.unwrap();
+    }
+}
+
+/// > A whole read in order is held to the checksum that the store told; a mismatch is an error at the last read.
+#[tokio::test]
+async fn whole_reads_are_checked() {
+    let tree = tree();
+    for bytes in [1000, 25 << 20] {
+        tree.memory.insert("a", content(bytes));
+        assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), content(bytes));
+        tree.memory.change_meta("a", |meta| meta.crc64 = Some(Crc64(1)));
+        let (_, handle) = open(tree.vfs(), "a", READ).await.unwrap();
+        let read = read_all(tree.vfs(), handle, 1 << 20).await;
+        assert!(matches!(read, Err(VfsError::Store { .. })), "{bytes}");
+        tree.vfs().release(handle).await.unwrap();
+        tree.memory.change_meta("a", |meta| meta.crc64 = None);
+        assert_eq!(read_file(tree.vfs(), "a").await.unwrap().len(), bytes);
+    }
+}
+
+/// > A body that breaks off is asked for again from where it stopped, of the same version.
+#[tokio::test]
+async fn broken_bodies_go_on_where_they_stopped() {
+    let tree = tree();
+    let bytes = content(12 << 20);
+    tree.memory.insert("a", bytes.clone());
+    tree.store.inject(Rule::on(Operation::GetObject).times(3), Fault::CutBody(700_000));
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), bytes);
+    // One that never brings a byte ends in an error.
+    tree.store.inject(Rule::on(Operation::GetObject).always(), Fault::CutBody(0));
+    let (_, handle) = open(tree.vfs(), "a", READ).await.unwrap();
+    assert!(matches!(tree.vfs().read(handle, 0, 1000).await, Err(VfsError::Store { .. })));
+}
+
+/// > Random reads fetch the bytes that were asked for and nothing more.
+#[tokio::test]
+async fn random_reads_fetch_nothing_else() {
+    let tree = tree();
+    let bytes = content(64 << 20);
+    tree.memory.insert("a", bytes.clone());
+    let (_, handle) = open(tree.vfs(), "a", READ).await.unwrap();
+    let mut random = fastrand::Rng::with_seed(1);
+    let before = tree.writers.budget().used_bytes_most();
+    for number in 1..=100_u64 {
+        let offset = random.u64(1..1000) * 65_536;
+        let read = tree.vfs().read(handle, offset, 65_536).await.unwrap();
+        assert_eq!(read, bytes[usize::try_from(offset).unwrap()..][..65_536]);
+        assert!(tree.store.calls(Operation::GetObject) <= number);
+    }
+    // One block a read: read-ahead would have taken a MiB and more.
+    assert!(tree.writers.budget().used_bytes_most() - before <= 100 * 65_536);
+}
+
+/// > A small file is read with one request.
+#[tokio::test]
+async fn a_small_file_is_one_get() {
+    let tree = tree();
+    tree.memory.insert("a", content(1 << 20));
+    stat(tree.vfs(), "a").await.unwrap();
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), content(1 << 20));
+    assert_eq!(tree.store.calls(Operation::GetObject), 1);
+    assert_eq!(tree.store.calls(Operation::HeadObject), 0);
+}
+
+/// > Keys that cannot be names of files are not shown, nor shown as something else.
+#[tokio::test]
+async fn impossible_names_are_not_shown() {
+    let tree = tree();
+    for key in ["good", "d//b", "d/../c", "./e", "x\u{1a}", &"y".repeat(256)] {
+        tree.memory.insert(key, "1");
+    }
+    let names: Vec<_> = list(tree.vfs(), "").await.unwrap().into_keys().collect();
+    assert_eq!(names, ["d", "good"]);
+    assert!(list(tree.vfs(), "d").await.unwrap().is_empty());
+}
+
+/// > An object `a` beside a directory `a/` is not shown: the directory has the name.
+#[tokio::test]
+async fn a_directory_wins_its_name() {
+    for plan in [Plan::default(), restless()] {
+        let tree = Tree::new(&plan);
+        tree.memory.insert("a", "object");
+        tree.memory.insert("a/b", "1");
+        // So many names in between that `a` and `a/` stand on different pages.
+        for number in 0..1100 {
+            tree.memory.insert(&format!("a-{number:04}"), "1");
+        }
+        let names = list(tree.vfs(), "").await.unwrap();
+        assert!(is_directory(&names["a"]));
+        assert_eq!(names.len(), 1101);
+        assert!(is_directory(&stat(tree.vfs(), "a").await.unwrap()));
+        assert_eq!(read_file(tree.vfs(), "a/b").await.unwrap(), b"1");
+    }
+}
+
+/// > The program's own keys (`state_prefix`) can be neither seen nor reached.
+#[tokio::test]
+async fn own_keys_are_hidden() {
+    let tree = Tree::new(&Plan { prefix: "in/", ..Plan::default() });
+    tree.memory.insert("in/.cosgate/uploads/x", "1");
+    tree.memory.insert("in/a", "1");
+    let names: Vec<_> = list(tree.vfs(), "").await.unwrap().into_keys().collect();
+    assert_eq!(names, ["a"]);
+    assert!(matches!(stat(tree.vfs(), ".cosgate").await, Err(VfsError::NotFound { .. })));
+    assert!(matches!(create(tree.vfs(), ".cosgate", NEW).await, Err(VfsError::NameImpossible { .. })));
+    assert!(matches!(mkdir(tree.vfs(), ".cosgate").await, Err(VfsError::NameImpossible { .. })));
+    assert!(matches!(rename(tree.vfs(), "a", ".cosgate", false).await, Err(VfsError::NameImpossible { .. })));
+    assert_eq!(
+        tree.vfs().getxattr(ROOT, OsStr::new("user.cosgate.mount")).await.unwrap(),
+        "COS_ACCOUNT_0 demo-1250000000/in/"
+    );
+}
+
+/// > A name has at most 255 bytes, its key at most 850, and both are UTF-8.
+#[tokio::test]
+async fn names_have_bounds() {
+    use std::os::unix::ffi::OsStrExt;
+    let tree = tree();
+    let longest = "x".repeat(255);
+    assert!(matches!(create(tree.vfs(), &"x".repeat(256), NEW).await, Err(VfsError::NameTooLong)));
+    let deep = format!("{longest}/{longest}/{longest}");
+    for (end, _) in deep.match_indices('/') {
+        mkdir(tree.vfs(), &deep[..end]).await.unwrap();
+    }
+    mkdir(tree.vfs(), &deep).await.unwrap();
+    write_file(tree.vfs(), &format!("{deep}/{}", "y".repeat(82)), b"850").await.unwrap();
+    assert!(matches!(
+        create(tree.vfs(), &format!("{deep}/{}", "y".repeat(83)), NEW).await,
+        Err(VfsError::NameTooLong)
+    ));
+    let invalid = OsStr::from_bytes(b"\xff");
+    let created = tree.vfs().create(ROOT, invalid, 0o644, NEW, ME).await;
+    assert!(matches!(created, Err(VfsError::NameImpossible { .. })));
+    assert!(matches!(tree.vfs().lookup(ROOT, invalid).await, Err(VfsError::NotFound { .. })));
+}
+
+/// > Removing the last file of a directory does not remove the directory.
+#[tokio::test]
+async fn directories_outlive_their_files() {
+    for plan in [Plan::default(), restless()] {
+        let tree = Tree::new(&plan);
+        tree.memory.insert("d/e/a", "1");
+        tree.memory.insert("f/a", "1");
+        unlink(tree.vfs(), "d/e/a").await.unwrap();
+        assert!(list(tree.vfs(), "d/e").await.unwrap().is_empty());
+        rename(tree.vfs(), "f/a", "d/a", false).await.unwrap();
+        assert!(is_directory(&stat(tree.vfs(), "f").await.unwrap()));
+        rmdir(tree.vfs(), "d/e").await.unwrap();
+        assert_eq!(list(tree.vfs(), "d").await.unwrap().into_keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(list(tree.vfs(), "").await.unwrap().len(), 2);
+    }
+}
+
+/// > A directory that is not empty cannot be removed, also when all in it is a file that is still being written.
+#[tokio::test]
+async fn rmdir_is_for_empty_directories() {
+    let tree = tree();
+    mkdir(tree.vfs(), "d").await.unwrap();
+    let (_, handle) = begin(tree.vfs(), "d/a", b"1").await;
+    assert!(matches!(rmdir(tree.vfs(), "d").await, Err(VfsError::NotEmpty { .. })));
+    close(tree.vfs(), handle).await.unwrap();
+    assert!(matches!(rmdir(tree.vfs(), "d").await, Err(VfsError::NotEmpty { .. })));
+    assert!(matches!(unlink(tree.vfs(), "d").await, Err(VfsError::IsDirectory { .. })));
+    assert!(matches!(rmdir(tree.vfs(), "d/a").await, Err(VfsError::NotDirectory { .. })));
+    unlink(tree.vfs(), "d/a").await.unwrap();
+    rmdir(tree.vfs(), "d").await.unwrap();
+    assert!(tree.memory.keys().is_empty());
+}
+
+/// > A rename of a directory copies everything before it deletes anything: interrupted, it has lost nothing.
+#[tokio::test]
+async fn an_interrupted_rename_of_a_directory_loses_nothing() {
+    let tree = tree();
+    for number in 0..30 {
+        tree.memory.insert(&format!("d/{number}"), format!("{number}"));
+    }
+    let is_whole = |tree: &Tree, directory: &str| {
+        (0..30).all(|number| {
+            tree.memory
+                .content(&format!("{directory}/{number}"))
+                .is_some_and(|content| content == format!("{number}"))
+        })
+    };
+    tree.store.inject(Rule::on(Operation::CopyObject).after(20), Fault::Fail(Reason::Unavailable));
+    assert!(rename(tree.vfs(), "d", "e", false).await.is_err());
+    assert!(is_whole(&tree, "d"));
+    assert_eq!(tree.store.calls(Operation::DeleteObject) + tree.store.calls(Operation::DeleteObjects), 0);
+    tree.store.inject(Rule::on(Operation::DeleteObjects), Fault::Fail(Reason::Unavailable));
+    assert!(rename(tree.vfs(), "d", "f", false).await.is_err());
+    assert!(is_whole(&tree, "f"));
+    let tree = Tree::over(tree.memory.clone(), &Plan::default());
+    rename(tree.vfs(), "d", "g", false).await.unwrap();
+    assert!(is_whole(&tree, "g"));
+    assert!(!tree.memory.keys().iter().any(|key| key.starts_with("d/")));
+    assert!(matches!(rename(tree.vfs(), "g", "g/h", false).await, Err(VfsError::Invalid { .. })));
+}
+
+/// > A rename with NOREPLACE replaces nothing.
+#[tokio::test]
+async fn noreplace_replaces_nothing() {
+    let tree = tree();
+    write_file(tree.vfs(), "a", b"a").await.unwrap();
+    write_file(tree.vfs(), "b", b"b").await.unwrap();
+    assert!(matches!(rename(tree.vfs(), "a", "b", true).await, Err(VfsError::Exists { .. })));
+    // Another gateway was faster: the store refuses.
+    assert!(matches!(stat(tree.vfs(), "c").await, Err(VfsError::NotFound { .. })));
+    tree.memory.insert("c", "foreign");
+    assert!(matches!(rename(tree.vfs(), "a", "c", true).await, Err(VfsError::Exists { .. })));
+    assert_eq!(tree.memory.content("c").unwrap(), "foreign");
+    assert_eq!(tree.memory.content("a").unwrap(), "a");
+    rename(tree.vfs(), "a", "b", false).await.unwrap();
+    assert_eq!(read_file(tree.vfs(), "b").await.unwrap(), b"a");
+}
+
+/// > A name that is being written can neither be renamed nor renamed onto: busy.
+#[tokio::test]
+async fn names_being_written_are_busy() {
+    let tree = tree();
+    write_file(tree.vfs(), "other", b"1").await.unwrap();
+    mkdir(tree.vfs(), "d").await.unwrap();
+    let (_, handle) = begin(tree.vfs(), "d/a", b"1").await;
+    for (from, to) in [("d/a", "b"), ("other", "d/a"), ("d", "e")] {
+        assert!(
+            matches!(rename(tree.vfs(), from, to, false).await, Err(VfsError::Busy { .. })),
+            "{from} {to}"
+        );
+    }
+    // What was closed may be renamed at once, also before its RELEASE has come.
+    tree.vfs().flush(handle, closer()).await.unwrap();
+    rename(tree.vfs(), "d/a", "b", false).await.unwrap();
+    tree.vfs().release(handle).await.unwrap();
+    assert_eq!(read_file(tree.vfs(), "b").await.unwrap(), b"1");
+    assert_eq!(tree.memory.content("d/a"), None);
+}
+
+fn under(policy: PolicyConfig) -> Plan {
+    Plan { policies: vec![ALL, policy], ..Plan::default() }
+}
+
+/// > Without W in `authority` nothing can be changed.
+#[tokio::test]
+async fn a_reader_changes_nothing() {
+    let tree = Tree::new(&under(PolicyConfig { authority: Authority { read: true, write: false }, ..ALL }));
+    write_file(&tree.views[0], "a", b"1").await.unwrap();
+    let vfs = &tree.views[1];
+    let inode = stat(vfs, "a").await.unwrap().inode;
+    let how = OpenHow { truncate: false, ..NEW };
+    assert!(matches!(write_file(vfs, "a", b"2").await, Err(VfsError::ReadOnly)));
+    assert!(matches!(write_file(vfs, "b", b"2").await, Err(VfsError::ReadOnly)));
+    assert!(matches!(open(vfs, "a", how).await, Err(VfsError::ReadOnly)));
+    assert!(matches!(unlink(vfs, "a").await, Err(VfsError::ReadOnly)));
+    assert!(matches!(mkdir(vfs, "d").await, Err(VfsError::ReadOnly)));
+    assert!(matches!(rmdir(vfs, "d").await, Err(VfsError::ReadOnly)));
+    assert!(matches!(rename(vfs, "a", "b", false).await, Err(VfsError::ReadOnly)));
+    let renamed = vfs.rename_paths(OsStr::new("a"), OsStr::new("b"), false, FRONT).await;
+    assert!(matches!(renamed, Err(VfsError::ReadOnly)));
+    assert!(matches!(truncate(vfs, inode, None, 0).await, Err(VfsError::ReadOnly)));
+    assert!(matches!(vfs.setxattr(inode, OsStr::new("user.x"), b"1").await, Err(VfsError::ReadOnly)));
+    assert_eq!(read_file(vfs, "a").await.unwrap(), b"1");
+    assert_eq!(tree.memory.keys(), ["a"]);
+}
+
+/// > Without R in `authority` nothing can be listed or read, and files can still be stored.
+#[tokio::test]
+async fn a_writer_stores_and_sees_nothing() {
+    let tree = Tree::new(&under(PolicyConfig { authority: Authority { read: false, write: true }, ..ALL }));
+    let vfs = &tree.views[1];
+    write_file(vfs, "a", b"1").await.unwrap();
+    assert!(matches!(read_file(vfs, "a").await, Err(VfsError::WriteOnly)));
+    assert!(matches!(list(vfs, "").await, Err(VfsError::WriteOnly)));
+    let both = OpenHow { read: true, truncate: false, ..NEW };
+    assert!(matches!(open(vfs, "a", both).await, Err(VfsError::WriteOnly)));
+    assert_eq!(tree.memory.content("a").unwrap(), "1");
+}
+
+/// > `delete_enable = false` refuses to remove what is published and to rename onto it.
+#[tokio::test]
+async fn delete_enable_false_keeps_what_is_published() {
+    let tree = Tree::new(&under(PolicyConfig { delete_enable: false, ..ALL }));
+    let vfs = &tree.views[1];
+    for path in ["a", "b"] {
+        write_file(vfs, path, path.as_bytes()).await.unwrap();
+    }
+    mkdir(vfs, "d").await.unwrap();
+    assert!(matches!(unlink(vfs, "a").await, Err(VfsError::DeleteDisabled { .. })));
+    assert!(matches!(rmdir(vfs, "d").await, Err(VfsError::DeleteDisabled { .. })));
+    assert!(matches!(rename(vfs, "a", "b", false).await, Err(VfsError::DeleteDisabled { .. })));
+    let renamed = vfs.rename_paths(OsStr::new("a"), OsStr::new("b"), false, FRONT).await;
+    assert!(matches!(renamed, Err(VfsError::DeleteDisabled { .. })));
+    assert_eq!(tree.memory.keys(), ["a", "b", "d/"]);
+    assert_eq!(tree.memory.content("b").unwrap(), "b");
+}
+
+/// > `delete_enable = false` still lets a file be overwritten by writing, renamed to a free name, and removed before it was ever published.
+#[tokio::test]
+async fn delete_enable_false_lets_work_go_on() {
+    let tree = Tree::new(&under(PolicyConfig { delete_enable: false, ..ALL }));
+    let vfs = &tree.views[1];
+    write_file(vfs, "a", b"1").await.unwrap();
+    write_file(vfs, "a", b"2").await.unwrap();
+    rename(vfs, "a", "b", false).await.unwrap();
+    assert_eq!(tree.memory.content("b").unwrap(), "2");
+    let (_, handle) = begin(vfs, "temporary", b"1").await;
+    unlink(vfs, "temporary").await.unwrap();
+    assert!(close(vfs, handle).await.is_err());
+    assert_eq!(tree.memory.keys(), ["b"]);
+}
+
+/// > `overwrite_enable = false` lets no existing object be replaced, neither by writing nor by renaming.
+#[tokio::test]
+async fn overwrite_enable_false_replaces_nothing() {
+    let tree = Tree::new(&under(PolicyConfig { overwrite_enable: false, ..ALL }));
+    let vfs = &tree.views[1];
+    write_file(vfs, "a", b"a").await.unwrap();
+    write_file(vfs, "b", b"b").await.unwrap();
+    assert!(matches!(write_file(vfs, "a", b"2").await, Err(VfsError::OverwriteDisabled { .. })));
+    assert!(matches!(open(vfs, "a", NEW).await, Err(VfsError::OverwriteDisabled { .. })));
+    let (inode, handle) = open(vfs, "a", OpenHow { truncate: false, ..NEW }).await.unwrap();
+    assert!(matches!(truncate(vfs, inode, Some(handle), 0).await, Err(VfsError::OverwriteDisabled { .. })));
+    close(vfs, handle).await.unwrap();
+    let inode = inode_of(vfs, "a").await;
+    assert!(matches!(truncate(vfs, inode, None, 0).await, Err(VfsError::OverwriteDisabled { .. })));
+    assert!(matches!(rename(vfs, "a", "b", false).await, Err(VfsError::OverwriteDisabled { .. })));
+    // Against another gateway the store itself refuses.
+    let (_, handle) = begin(vfs, "c", b"ours").await;
+    tree.memory.insert("c", "foreign");
+    assert!(matches!(close(vfs, handle).await, Err(VfsError::Exists { .. })));
+    for (path, bytes) in [("a", "a"), ("b", "b"), ("c", "foreign")] {
+        assert_eq!(tree.memory.content(path).unwrap(), bytes);
+    }
+    // A file of one's own may be written on after an fsync of nothing.
+    let (_, handle) = create(vfs, "d", NEW).await.unwrap();
+    vfs.fsync(handle).await.unwrap();
+    write(vfs, handle, 0, b"d").await.unwrap();
+    close(vfs, handle).await.unwrap();
+    assert_eq!(tree.memory.content("d").unwrap(), "d");
+}
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn dated(seconds: u64) -> AttributeChange {
+    AttributeChange { modified: Some(at(seconds)), mode: Some(0o600), ..AttributeChange::default() }
+}
+
+async fn inode_of(vfs: &Vfs, path: &str) -> InodeNo {
+    let (parent, name) = walk(vfs, path).await.unwrap();
+    vfs.lookup(parent, &name).await.unwrap().attributes.inode
+}
+
+/// > Without `posix_metadata`, times and modes set before a file is published are stored with the object, and set later have no effect.
+#[tokio::test]
+async fn without_posix_metadata_times_are_last_modified() {
+    let tree = tree();
+    let (entry, handle) = begin(tree.vfs(), "a", b"1").await;
+    tree.vfs().setattr(entry.attributes.inode, None, dated(1000)).await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    let stored = tree.memory.meta("a").unwrap();
+    assert_eq!(stored.metadata["mtime"], "1000");
+    let seen = stat(tree.vfs(), "a").await.unwrap();
+    assert_eq!(seen.mode, 0o644);
+    assert!(seen.modified > at(1000));
+    let inode = inode_of(tree.vfs(), "a").await;
+    tree.vfs().setattr(inode, None, dated(2000)).await.unwrap();
+    tree.vfs().stop(Duration::ZERO).await;
+    assert_eq!(tree.memory.meta("a").unwrap(), stored);
+}
+
+/// > With `posix_metadata`, times, modes and `user.*` attributes are kept with the object and seen by another gateway.
+#[tokio::test]
+async fn with_posix_metadata_times_and_modes_are_kept() {
+    let tree = Tree::new(&posix());
+    let user = OsStr::new("user.project");
+    let (entry, handle) = begin(tree.vfs(), "before", b"1").await;
+    tree.vfs().setattr(entry.attributes.inode, Some(handle), dated(1000)).await.unwrap();
+    tree.vfs().setxattr(entry.attributes.inode, user, b"\x00x").await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.store.calls(Operation::CopyObject), 0);
+    write_file(tree.vfs(), "later", b"2").await.unwrap();
+    tree.memory.change_meta("later", |meta| {
+        meta.metadata.insert("author".to_owned(), "李".to_owned());
+    });
+    let inode = inode_of(tree.vfs(), "later").await;
+    let shown = tree.vfs().setattr(inode, None, dated(1000)).await.unwrap();
+    assert_eq!((shown.mode, shown.modified), (0o600, at(1000)));
+    tree.vfs().setxattr(inode, user, b"\x00x").await.unwrap();
+    mkdir(tree.vfs(), "d").await.unwrap();
+    let directory = inode_of(tree.vfs(), "d").await;
+    tree.vfs().setattr(directory, None, dated(1000)).await.unwrap();
+    eventually("the copy onto itself", || tree.store.calls(Operation::CopyObject) == 1).await;
+    eventually("the marker", || {
+        tree.memory.meta("d/").is_some_and(|meta| meta.metadata.contains_key("mtime"))
+    })
+    .await;
+    assert_eq!(tree.memory.meta("later").unwrap().metadata["author"], "李");
+    let other = Tree::over(tree.memory.clone(), &posix());
+    let names = list(other.vfs(), "").await.unwrap();
+    for path in ["before", "later", "d"] {
+        assert_eq!((names[path].mode, names[path].modified), (0o600, at(1000)), "{path}");
+        let looked_up = stat(other.vfs(), path).await.unwrap();
+        assert_eq!((looked_up.mode, looked_up.modified), (0o600, at(1000)), "{path}");
+    }
+    for path in ["before", "later"] {
+        let inode = inode_of(other.vfs(), path).await;
+        assert_eq!(other.vfs().getxattr(inode, user).await.unwrap(), "\x00x");
+        assert_eq!(other.vfs().listxattr(inode).await.unwrap(), [user]);
+        assert_eq!(read_file(other.vfs(), path).await.unwrap().len(), 1);
+    }
+    let crc64 =
+        other.vfs().getxattr(inode_of(other.vfs(), "later").await, OsStr::new("user.cosgate.crc64")).await;
+    assert_eq!(crc64.unwrap(), Crc64::of(b"2").to_string());
+}
+
+/// > Changes of metadata before a rename travel with the rename's own copy.
+#[tokio::test]
+async fn rename_takes_gathered_changes_along() {
+    let tree = Tree::new(&posix());
+    write_file(tree.vfs(), ".a.x7", b"1").await.unwrap();
+    let inode = inode_of(tree.vfs(), ".a.x7").await;
+    tree.vfs().setattr(inode, None, dated(1000)).await.unwrap();
+    rename(tree.vfs(), ".a.x7", "a", false).await.unwrap();
+    assert_eq!(tree.store.calls(Operation::CopyObject), 1);
+    let seen = stat(tree.vfs(), "a").await.unwrap();
+    assert_eq!((seen.mode, seen.modified), (0o600, at(1000)));
+    tree.vfs().stop(Duration::ZERO).await;
+    assert_eq!(tree.store.calls(Operation::CopyObject), 1);
+    assert_eq!(tree.memory.meta("a").unwrap().metadata["mode"], "33152");
+}
+
+/// > Metadata of an object above 2 KB is refused.
+#[tokio::test]
+async fn metadata_has_a_bound() {
+    let tree = Tree::new(&posix());
+    write_file(tree.vfs(), "a", b"1").await.unwrap();
+    let inode = inode_of(tree.vfs(), "a").await;
+    let set = tree.vfs().setxattr(inode, OsStr::new("user.big"), &[7; 2000]).await;
+    assert!(matches!(set, Err(VfsError::Invalid { .. })));
+    assert!(matches!(tree.vfs().getxattr(inode, OsStr::new("user.big")).await, Err(VfsError::NoAttribute)));
+    let acl = tree.vfs().setxattr(inode, OsStr::new("system.posix_acl_access"), &[0; 8]).await;
+    assert!(matches!(acl, Err(VfsError::NotSupported { .. })));
+}
+
+/// > Small files stored into one directory cost one PUT each and one LIST per `attr_ttl`.
+#[tokio::test]
+async fn small_files_cost_a_put_each() {
+    let tree = Tree::new(&Plan { attr_ttl: Duration::from_secs(60), ..Plan::default() });
+    mkdir(tree.vfs(), "d").await.unwrap();
+    let lists = tree.store.calls(Operation::ListObjects);
+    for number in 0..200 {
+        let path = format!("d/{number}");
+        assert!(matches!(stat(tree.vfs(), &path).await, Err(VfsError::NotFound { .. })));
+        write_file(tree.vfs(), &path, &content(1000)).await.unwrap();
+        stat(tree.vfs(), &path).await.unwrap();
+    }
+    assert_eq!(tree.store.calls(Operation::PutObject), 201);
+    assert_eq!(tree.store.calls(Operation::ListObjects), lists + 1);
+    assert_eq!(tree.store.calls(Operation::HeadObject), 0);
+    assert_eq!(list(tree.vfs(), "d").await.unwrap().len(), 200);
+}
+
+/// > A listed directory answers for its names for `attr_ttl`, absent ones too, without a request.
+#[tokio::test]
+async fn a_listing_answers_for_its_names() {
+    let tree = Tree::new(&Plan { attr_ttl: Duration::from_secs(60), ..Plan::default() });
+    for number in 0..2500 {
+        tree.memory.insert(&format!("d/{number:04}"), "1");
+    }
+    assert_eq!(list(tree.vfs(), "d").await.unwrap().len(), 2500);
+    let lists = tree.store.calls(Operation::ListObjects);
+    for number in 0..2500 {
+        stat(tree.vfs(), &format!("d/{number:04}")).await.unwrap();
+        let absent = stat(tree.vfs(), &format!("d/{number:04}x")).await;
+        assert!(matches!(absent, Err(VfsError::NotFound { .. })));
+    }
+    list(tree.vfs(), "d").await.unwrap();
+    assert_eq!(tree.store.calls(Operation::ListObjects), lists);
+    assert_eq!(tree.store.calls(Operation::HeadObject), 0);
+}
+
+/// > What another gateway changed is seen after `attr_ttl`.
+#[tokio::test]
+async fn foreign_changes_are_seen() {
+    let tree = Tree::new(&restless());
+    let other = Tree::over(tree.memory.clone(), &restless());
+    write_file(tree.vfs(), "a", b"1").await.unwrap();
+    write_file(tree.vfs(), "b", b"1").await.unwrap();
+    assert_eq!(read_file(other.vfs(), "a").await.unwrap(), b"1");
+    tree.memory.change_meta("a", |meta| meta.last_modified -= Duration::from_secs(100));
+    let tree = Tree::over(tree.memory.clone(), &restless());
+    assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 1);
+    write_file(other.vfs(), "a", b"other").await.unwrap();
+    unlink(other.vfs(), "b").await.unwrap();
+    assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 5);
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"other");
+    assert!(matches!(stat(tree.vfs(), "b").await, Err(VfsError::NotFound { .. })));
+    assert_eq!(list(tree.vfs(), "").await.unwrap().into_keys().collect::<Vec<_>>(), ["a"]);
+}
+
+/// > Own changes are seen at once, also where the store's lists lag behind.
+#[tokio::test]
+async fn lagging_lists_hide_no_own_change() {
+    let tree = Tree::new(&restless());
+    write_file(tree.vfs(), "old", b"1").await.unwrap();
+    write_file(tree.vfs(), "d/x", b"1").await.unwrap_err();
+    mkdir(tree.vfs(), "d").await.unwrap();
+    write_file(tree.vfs(), "d/x", b"1").await.unwrap();
+    tree.memory.lists_lag();
+    write_file(tree.vfs(), "new", b"22").await.unwrap();
+    unlink(tree.vfs(), "old").await.unwrap();
+    unlink(tree.vfs(), "d/x").await.unwrap();
+    rmdir(tree.vfs(), "d").await.unwrap();
+    mkdir(tree.vfs(), "e").await.unwrap();
+    let names = list(tree.vfs(), "").await.unwrap();
+    assert_eq!(names.keys().collect::<Vec<_>>(), ["e", "new"]);
+    assert_eq!(names["new"].bytes, 2);
+    assert!(matches!(stat(tree.vfs(), "d").await, Err(VfsError::NotFound { .. })));
+    rename(tree.vfs(), "new", "e/new", false).await.unwrap();
+    rename(tree.vfs(), "e", "f", false).await.unwrap();
+    tree.memory.lists_catch_up();
+    assert_eq!(tree.memory.keys(), ["f/", "f/new"]);
+}
+
+/// > A listing asks for one page per thousand names, and for nothing else without `posix_metadata`.
+#[tokio::test]
+async fn a_listing_is_a_page_per_thousand_names() {
+    let tree = tree();
+    for number in 0..10_000 {
+        tree.memory.insert(&format!("d/{number:05}"), "1");
+    }
+    let inode = inode_of(tree.vfs(), "d").await;
+    let lists = tree.store.calls(Operation::ListObjects);
+    assert_eq!(list(tree.vfs(), "d").await.unwrap().len(), 10_000);
+    assert_eq!(tree.store.calls(Operation::ListObjects) - lists, 10);
+    assert_eq!(tree.store.calls(Operation::HeadObject), 0);
+    tree.vfs().forget(inode, 1);
+}
+
+/// > Offsets of a directory stay valid as long as it is open.
+#[tokio::test]
+async fn offsets_stay_valid() {
+    // Once remembered as a whole, once with room for the current page alone.
+    for memory_bytes in [64 << 20, 1 << 20] {
+        let tree = Tree::new(&Plan { memory_bytes, ..Plan::default() });
+        for number in 0..3500 {
+            tree.memory.insert(&format!("{number:05}"), "1");
+        }
+        write_file(tree.vfs(), "01000-own", b"1").await.unwrap();
+        let handle = tree.vfs().opendir(ROOT).await.unwrap();
+        let mut offsets = Vec::new();
+        let mut offset = 0;
+        loop {
+            let mut last = None;
+            tree.vfs()
+                .readdir(handle, offset, false, &mut |entry| {
+                    offsets.push((offset, entry.name.clone()));
+                    offset = entry.next_offset;
+                    last = Some(());
+                    true
+                })
+                .await
+                .unwrap();
+            if last.is_none() {
+                break;
+            }
+        }
+        assert_eq!(offsets.len(), 3503);
+        assert_eq!(offsets.iter().map(|(offset, _)| offset).collect::<BTreeSet<_>>().len(), 3503);
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..50 {
+            let (offset, name) = random.choice(&offsets).unwrap();
+            let mut first = None;
+            tree.vfs()
+                .readdir(handle, *offset, false, &mut |entry| {
+                    first.get_or_insert_with(|| entry.name.clone());
+                    false
+                })
+                .await
+                .unwrap();
+            assert_eq!(first.as_ref(), Some(name));
+        }
+        tree.vfs().releasedir(handle);
+    }
+}
+
+/// The document and the tests say the same.
+#[test]
+fn every_promise_has_a_test_that_quotes_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/SEMANTICS.md")).unwrap();
+    let promises: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("- ")).collect();
+    assert!(promises.len() > 40);
+    let mut quotes = BTreeSet::new();
+    for entry in fs::read_dir(root.join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = fs::read_to_string(path).unwrap();
+            quotes.extend(source.lines().filter_map(|line| line.strip_prefix("/// > ")).map(str::to_owned));
+        }
+    }
+    for promise in &promises {
+        assert!(quotes.contains(*promise), "no test quotes: {promise}");
+    }
+    for quote in quotes {
+        assert!(promises.contains(&quote.as_str()), "docs/SEMANTICS.md does not say: {quote}");
+    }
+}
+
+/// Whoever has the file open for reading keeps what it has, and knows whose ETag it reads.
+#[tokio::test]
+async fn the_etag_of_a_file_is_told() {
+    let tree = tree();
+    let etag: ETag = tree.memory.insert("a", "1");
+    let inode = inode_of(tree.vfs(), "a").await;
+    let told = tree.vfs().getxattr(inode, OsStr::new("user.cosgate.etag")).await.unwrap();
+    assert_eq!(told, etag.as_str().as_bytes());
+    for name in ["security.selinux", "system.posix_acl_access", "user.other"] {
+        assert!(matches!(tree.vfs().getxattr(inode, OsStr::new(name)).await, Err(VfsError::NoAttribute)));
+    }
+}
