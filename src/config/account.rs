@@ -79,11 +79,9 @@ impl Accounts {
         timeout: Duration,
         runtime_dir: &Path,
     ) {
-        if place.name.contains('/') {
-            sections.problem_of(
-                Some(&place.name),
-                "its name holds a slash, allowed is all else: it names a directory",
-            );
+        if place.name.contains(|letter: char| letter == '/' || letter.is_whitespace()) {
+            let why = "its name holds a slash or white space, allowed is all else: it names a directory and a mount";
+            sections.problem_of(Some(&place.name), why);
         }
         let first_generation = is_first_generation(place);
         let home = read_home(sections, place);
