@@ -139,6 +139,17 @@ async fn a_lost_answer_is_settled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_answer_to_initiate_leaves_nothing_but_an_upload_without_parts() {
+    let lost = Fault::LoseAnswer(Reason::TimedOut);
+    let rule = Rule::on(Operation::InitiateMultipartUpload);
+    let (site, _, told) = upload_under(rule, lost, 7 * MIB + 5, true).await;
+    assert!(matches!(told, Err(VfsError::TimedOut { .. })), "{told:?}");
+    assert_eq!(site.memory.content("a").unwrap(), "old");
+    assert_eq!(site.store.calls(Operation::UploadPart), 0);
+    assert_eq!(site.writers.budget().used_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_put_in_doubt_is_settled_by_what_is_there() {
     let lost = Fault::LoseAnswer(Reason::TimedOut);
     let (site, new, told) = upload_under(Rule::on(Operation::PutObject), lost, 5_000, true).await;

@@ -125,7 +125,7 @@ async fn three_hundred_clients_that_trickle_all_finish() {
         assert_eq!(scene.store.object(&number.to_string()).unwrap().0, content.len() as u64);
     }
     // Alone, the slowest one takes 91 s.
-    assert!(begun.elapsed() < Duration::from_secs(3600), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(600), "{:?}", begun.elapsed());
     scene.assert_within_budget();
     scene.assert_at_rest().await;
 }
@@ -213,7 +213,7 @@ async fn one_writer_keeps_all_requests_busy_within_its_share() {
     let begun = Instant::now();
     upload(scene.begin("a"), content(1, 512 * MIB), 1 << 20, Duration::ZERO).await;
     let bytes_per_second = 512.0 * 1_048_576.0 / begun.elapsed().as_secs_f64();
-    println!("{:.0} MB/s of 320", bytes_per_second / 1e6);
+    // Of eight requests, each is idle for a round trip per part, and all but the last at the end.
     assert_eq!(scene.store.running_most(), 8);
     assert!(bytes_per_second >= 0.84 * 320e6, "{bytes_per_second}");
     assert!(scene.writers.budget().used_bytes_most() <= 96 * MIB);

@@ -10,13 +10,16 @@
 //!
 //! - Writers wait in turn. Those in the middle of a part that is too small to be sent come first (they can
 //!   set memory free soon), then those about to begin one, or to go on with one that could be sent as it is;
-//!   within both, first come, first served. The last quarter of the budget is for the former alone: else
-//!   hundreds that trickle would each begin a part, and none could end it.
+//!   within the former, who lacks least comes first, else first come, first served. The last quarter of the budget is for the former alone, and no more
+//!   parts are begun than could be half sendable together: else hundreds that trickle would each begin a part,
+//!   and none could end it.
 //! - Somebody waits: `Budget::pressed` is true, and writers send what can stand as a part, full or not,
 //!   as long as upload requests are idle (`write/mod.rs`). Readers are told to give back what they cache, and get nothing new.
-//! - Nothing is on its way to COS either, so no memory will come back by itself: the oldest waiting writers,
-//!   [`RIGHTS_MAX`] at most, may grow to a sendable part beyond the budget. That is the only way past it,
-//!   and it is bounded by [`SLACK_BLOCKS`].
+//! - Nothing is on its way to COS either, so no memory will come back by itself: some that wait,
+//!   [`RIGHTS_MAX`] at most, may grow to a sendable part beyond the budget. Those under way first, who lacks
+//!   least (it sets more free than it takes: were it the oldest, one that begins a part would take all that
+//!   it sets free, and the others stay where they are); then the oldest. That is the only way past the
+//!   budget, and it is bounded by [`SLACK_BLOCKS`].
 //!
 //! A [`Block`] is counted from its first byte until the last request that carries it has let go of it,
 //! whoever holds it: it comes back when it is dropped, through the free list, because touching fresh memory
@@ -25,6 +28,7 @@
 //! Lock order: the lock in here is a leaf. Nothing is called under it; waiters are woken through channels.
 
 use std::{
+    cmp::Reverse,
     collections::{HashSet, VecDeque},
     fmt,
     sync::{
@@ -74,6 +78,8 @@ struct State {
     used: usize,
     used_by_readers: usize,
     used_most: usize,
+    /// Parts begun and not yet sendable.
+    seats: usize,
     free: Vec<Vec<u8>>,
     under_way: VecDeque<Waiter>,
     fresh: VecDeque<Waiter>,
@@ -86,8 +92,10 @@ struct Waiter {
     /// Age of the writer: lower is older; `None` for a reader.
     writer: Option<u64>,
     blocks: usize,
-    /// What it holds could be sent: it sets memory free itself, and needs no right to grow.
-    sendable: bool,
+    /// Bytes in its part.
+    held: u64,
+    /// It begins a part, and needs a seat.
+    begins: bool,
     granted: oneshot::Sender<Grant>,
 }
 
@@ -112,6 +120,14 @@ pub struct Room {
     budget: Arc<Budget>,
     blocks: usize,
     holder: Holder,
+    /// It comes with a seat.
+    seated: bool,
+}
+
+/// One of the parts that are begun and cannot be sent yet.
+#[derive(Debug)]
+pub(super) struct Seat {
+    budget: Arc<Budget>,
 }
 
 /// Who holds a room.
@@ -208,7 +224,7 @@ impl Budget {
                 return self.room(&mut state, blocks, Holder::Reader);
             }
             let (granted, receiver) = oneshot::channel();
-            state.readers.push_back(Waiter { writer: None, blocks, sendable: false, granted });
+            state.readers.push_back(Waiter { writer: None, blocks, held: 0, begins: false, granted });
             Ticket { receiver, budget: Arc::clone(self) }
         };
         ticket.granted().await.room
@@ -231,24 +247,29 @@ impl Budget {
         Reclaimer { budget: Arc::clone(self), number }
     }
 
-    /// Blocks for a writer whose part holds `held` bytes, if nobody has to wait for them.
-    pub(super) fn try_blocks(self: &Arc<Self>, held: u64, blocks: usize) -> Option<Room> {
+    /// Blocks for a writer whose part holds `held` bytes, if nobody has to wait for them. `begins`: they begin
+    /// a part, and come with a seat.
+    pub(super) fn try_blocks(self: &Arc<Self>, held: u64, blocks: usize, begins: bool) -> Option<Room> {
         let most = self.writers_most(is_under_way(held));
         let mut state = self.state.lock();
-        (state.idle() && state.used + blocks <= most).then(|| self.room(&mut state, blocks, Holder::Writer))
+        let fits =
+            state.idle() && state.used + blocks <= most && !(begins && state.seats >= self.seats_max());
+        fits.then(|| {
+            let room = self.room(&mut state, blocks, Holder::Writer);
+            state.seated(room, begins)
+        })
     }
 
     /// Room for nothing, for a write that fits into the block already there.
     pub(super) fn no_room(self: &Arc<Self>) -> Room {
-        Room { budget: Arc::clone(self), blocks: 0, holder: Holder::Writer }
+        Room { budget: Arc::clone(self), blocks: 0, holder: Holder::Writer, seated: false }
     }
 
     /// Queues a writer whose part holds `held` bytes for `blocks` more ([`WRITE_BLOCKS_MAX`] at most).
-    pub(super) fn wait(self: &Arc<Self>, writer: u64, held: u64, blocks: usize) -> Ticket {
+    pub(super) fn wait(self: &Arc<Self>, writer: u64, held: u64, blocks: usize, begins: bool) -> Ticket {
         debug_assert!(blocks <= WRITE_BLOCKS_MAX);
         let (granted, receiver) = oneshot::channel();
-        let sendable = held >= PART_BYTES_MIN;
-        let waiter = Waiter { writer: Some(writer), blocks, sendable, granted };
+        let waiter = Waiter { writer: Some(writer), blocks, held, begins, granted };
         let mut state = self.state.lock();
         if is_under_way(held) {
             state.under_way.push_back(waiter)
@@ -297,21 +318,27 @@ impl Budget {
         }
     }
 
-    /// Readers have given back and parts were sent early, and still nothing is on its way: the oldest writers
-    /// that wait may grow beyond the budget, each until its part can be sent.
-    pub(super) fn let_the_oldest_grow(self: &Arc<Self>) {
+    /// Readers have given back and parts were sent early, and still nothing is on its way: some that wait may
+    /// grow beyond the budget, each until its part can be sent.
+    pub(super) fn let_some_grow(self: &Arc<Self>) {
         let mut state = self.state.lock();
         self.serve(&mut state);
         while self.in_transit.load(Ordering::Relaxed) == 0
-            && let Some((writer, waiter)) = state.oldest_that_may_grow()
+            && let Some((writer, waiter)) = state.next_that_may_grow()
         {
             let room = self.room(&mut state, waiter.blocks, Holder::Writer);
+            let room = state.seated(room, waiter.begins);
             // One who has the right already holds it until its part leaves.
             let right =
                 state.rights.insert(writer).then(|| Right { budget: Arc::clone(self), writer, void: false });
             grant(&mut state, waiter.granted, Grant { room, right });
         }
         self.serve(&mut state);
+    }
+
+    /// Most parts that are begun and not yet sendable: on average, each may hold half of what it needs.
+    fn seats_max(&self) -> usize {
+        2 * self.total / SENDABLE_BLOCKS
     }
 
     /// How far writers may fill the budget.
@@ -337,18 +364,22 @@ impl Budget {
             // Memory from elsewhere: what is kept warm makes way for it.
             state.free.truncate(self.total.saturating_sub(state.used));
         }
-        Room { budget: Arc::clone(self), blocks, holder }
+        Room { budget: Arc::clone(self), blocks, holder, seated: false }
     }
 
     /// Gives what there is to those who wait, in their order.
     fn serve(self: &Arc<Self>, state: &mut State) {
         let fits = |state: &State, waiter: &Waiter| match waiter.writer {
-            Some(_) => state.used + waiter.blocks <= self.writers_most(!state.under_way.is_empty()),
+            Some(_) => {
+                state.used + waiter.blocks <= self.writers_most(!state.under_way.is_empty())
+                    && !(waiter.begins && state.seats >= self.seats_max())
+            }
             None => self.fits_reader(state, waiter.blocks),
         };
         while let Some(waiter) = state.next_waiter(fits) {
             let holder = if waiter.writer.is_some() { Holder::Writer } else { Holder::Reader };
             let room = self.room(state, waiter.blocks, holder);
+            let room = state.seated(room, waiter.begins);
             grant(state, waiter.granted, Grant { room, right: None });
         }
         let pressed = !state.idle();
@@ -388,34 +419,53 @@ impl State {
 
     /// Takes out the one whose turn it is, if `fits` lets it; those who have left are skipped.
     fn next_waiter(&mut self, fits: impl Fn(&Self, &Waiter) -> bool) -> Option<Waiter> {
-        for queue in [&mut self.under_way, &mut self.fresh, &mut self.readers] {
+        self.under_way.retain(|waiter| !waiter.granted.is_closed());
+        for queue in [&mut self.fresh, &mut self.readers] {
             while queue.front().is_some_and(|waiter| waiter.granted.is_closed()) {
                 queue.pop_front();
             }
         }
-        let first = self.under_way.front().or(self.fresh.front()).or(self.readers.front())?;
-        if !fits(self, first) {
+        // Who lacks least, lest all stop halfway; of like ones, who came first.
+        let nearest = (0..self.under_way.len()).rev().max_by_key(|place| self.under_way[*place].held);
+        let next = match nearest {
+            Some(place) => &self.under_way[place],
+            None => self.fresh.front().or(self.readers.front())?,
+        };
+        if !fits(self, next) {
             return None;
         }
-        self.under_way.pop_front().or_else(|| self.fresh.pop_front()).or_else(|| self.readers.pop_front())
+        match nearest {
+            Some(place) => self.under_way.remove(place),
+            None => self.fresh.pop_front().or_else(|| self.readers.pop_front()),
+        }
     }
 
-    /// Takes out the oldest writer that waits with too little to be sent, if it has the right to grow or
-    /// may be given it.
-    fn oldest_that_may_grow(&mut self) -> Option<(u64, Waiter)> {
+    /// Takes out the next writer that has the right to grow, or may be given it: under way, who lacks least;
+    /// then the oldest. None that could be sent as it is: it sets memory free by itself.
+    fn next_that_may_grow(&mut self) -> Option<(u64, Waiter)> {
         let full = self.rights.len() >= RIGHTS_MAX;
-        let oldest = self
-            .writers_waiting()
-            .filter(|waiter| !waiter.sendable && !waiter.granted.is_closed())
-            .filter_map(|waiter| waiter.writer)
-            .filter(|writer| !full || self.rights.contains(writer))
-            .min()?;
-        for queue in [&mut self.under_way, &mut self.fresh] {
-            if let Some(place) = queue.iter().position(|waiter| waiter.writer == Some(oldest)) {
-                return queue.remove(place).map(|waiter| (oldest, waiter));
-            }
+        let may = |waiter: &Waiter| {
+            let writer = waiter.writer.filter(|writer| !full || self.rights.contains(writer))?;
+            (waiter.held < PART_BYTES_MIN && !waiter.granted.is_closed()).then_some(writer)
+        };
+        let place_of = |queue: &VecDeque<Waiter>| {
+            let able =
+                queue.iter().enumerate().filter_map(|(place, waiter)| Some((place, waiter, may(waiter)?)));
+            able.max_by_key(|(_, waiter, writer)| (waiter.held, Reverse(*writer)))
+                .map(|(place, _, writer)| (place, writer))
+        };
+        if let Some((place, writer)) = place_of(&self.under_way) {
+            return self.under_way.remove(place).map(|waiter| (writer, waiter));
         }
-        None
+        let (place, writer) = place_of(&self.fresh)?;
+        self.fresh.remove(place).map(|waiter| (writer, waiter))
+    }
+
+    /// Takes a seat for one who begins a part.
+    fn seated(&mut self, mut room: Room, begins: bool) -> Room {
+        self.seats += usize::from(begins);
+        room.seated = begins;
+        room
     }
 
     fn count_back(&mut self, blocks: usize, holder: Holder) {
@@ -431,6 +481,7 @@ impl State {
 fn grant(state: &mut State, granted: oneshot::Sender<Grant>, grant: Grant) {
     if let Err(mut grant) = granted.send(grant) {
         state.count_back(std::mem::take(&mut grant.room.blocks), grant.room.holder);
+        state.seats -= usize::from(std::mem::take(&mut grant.room.seated));
         if let Some(mut right) = grant.right.take() {
             state.rights.remove(&right.writer);
             right.void = true;
@@ -478,6 +529,19 @@ impl Room {
     pub(super) fn join(&mut self, mut other: Self) {
         debug_assert!(self.holder == other.holder && Arc::ptr_eq(&self.budget, &other.budget));
         self.blocks += std::mem::take(&mut other.blocks);
+        if !self.seated {
+            self.seated = std::mem::take(&mut other.seated);
+        }
+    }
+
+    /// Whether it comes with a seat.
+    pub(super) fn is_seated(&self) -> bool {
+        self.seated
+    }
+
+    /// The seat, for the part that its blocks went into.
+    pub(super) fn take_seat(&mut self) -> Option<Seat> {
+        std::mem::take(&mut self.seated).then(|| Seat { budget: Arc::clone(&self.budget) })
     }
 
     /// Turns one of the blocks set aside into memory.
@@ -491,8 +555,19 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
+        drop(self.take_seat());
         if self.blocks > 0 {
             self.budget.give_back(self.blocks, self.holder, None);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.budget.state.lock();
+        state.seats -= 1;
+        if !state.is_quiet() {
+            self.budget.serve(&mut state);
         }
     }
 }
@@ -559,6 +634,7 @@ impl fmt::Debug for Budget {
             .field("used", &state.used)
             .field("free", &state.free.len())
             .field("waiting", &state.writers_waiting().count())
+            .field("seats", &state.seats)
             .field("rights", &state.rights.len())
             .field("in_transit", &self.in_transit)
             .finish_non_exhaustive()

@@ -31,7 +31,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     Keys, VfsError, VfsResult,
-    budget::{BLOCK, Grant, Right, Room, SENDABLE_BLOCKS, Ticket, WRITE_BLOCKS_MAX},
+    budget::{BLOCK, Grant, Right, Room, SENDABLE_BLOCKS, Seat, Ticket, WRITE_BLOCKS_MAX},
 };
 use crate::cos::{Crc64, ETag, Key, NewObject, ObjectStore, PART_BYTES_MIN};
 use part::{PartBuffer, PartPlan};
@@ -117,6 +117,8 @@ struct Memory {
     /// Granted after a wait, and not yet written to.
     room: Option<Room>,
     right: Option<Right>,
+    /// Of the part that fills, until it could be sent.
+    seat: Option<Seat>,
     /// In the queue.
     waiting: bool,
     grants: u64,
@@ -292,11 +294,17 @@ impl Core {
         bytes.saturating_sub(in_last).div_ceil(BLOCK)
     }
 
+    /// Whether the next blocks begin a part, and no seat is there for it yet.
+    fn begins_part(&self) -> bool {
+        self.part.is_empty() && !self.memory.room.as_ref().is_some_and(Room::is_seated)
+    }
+
     /// Lets go of all memory and of all requests.
     fn let_go(&mut self) {
         self.part = PartBuffer::new();
         self.memory.room = None;
         self.memory.right = None;
+        self.memory.seat = None;
         self.memory.sendable = false;
         self.going_on = watch::channel(()).0;
         self.sending_bytes = 0;
@@ -353,7 +361,8 @@ impl Shared {
     fn room(&self, core: &mut Core, blocks: usize) -> Option<Option<Room>> {
         let have = core.memory.room.as_ref().map_or(0, Room::blocks);
         if have < blocks {
-            let more = self.writers.budget.try_blocks(core.part.bytes(), blocks - have)?;
+            let more =
+                self.writers.budget.try_blocks(core.part.bytes(), blocks - have, core.begins_part())?;
             match &mut core.memory.room {
                 Some(room) => room.join(more),
                 None => core.memory.room = Some(more),
@@ -365,6 +374,7 @@ impl Shared {
     fn fill(self: &Arc<Self>, core: &mut Core, mut data: &[u8], room: Option<Room>) -> VfsResult<()> {
         let mut room = room.unwrap_or_else(|| self.writers.budget.no_room());
         core.dirty |= !data.is_empty();
+        core.memory.seat = room.take_seat().or(core.memory.seat.take());
         while !data.is_empty() {
             let free = core.plan.next_bytes() - core.part.bytes();
             let length = usize::try_from(free).unwrap_or(usize::MAX).min(data.len());
@@ -385,6 +395,7 @@ impl Shared {
         }
         if core.part.bytes() >= PART_BYTES_MIN && !core.memory.sendable {
             core.memory.sendable = true;
+            core.memory.seat = None;
             self.writers.may_leave_early(self.age, Arc::downgrade(self));
         }
         Ok(())
@@ -430,10 +441,12 @@ impl Shared {
         }
         let blocks = core.blocks_needed(wanted).min(WRITE_BLOCKS_MAX);
         let missing = blocks.saturating_sub(core.memory.room.as_ref().map_or(0, Room::blocks));
-        if missing == 0 || self.writers.budget.try_blocks(core.part.bytes(), missing).is_some() {
+        if missing == 0
+            || self.writers.budget.try_blocks(core.part.bytes(), missing, core.begins_part()).is_some()
+        {
             return false;
         }
-        let ticket = self.writers.budget.wait(self.age, core.part.bytes(), missing);
+        let ticket = self.writers.budget.wait(self.age, core.part.bytes(), missing, core.begins_part());
         core.memory.waiting = true;
         core.wakes.push(wake);
         let going_on = core.going_on.subscribe();

@@ -237,7 +237,7 @@ mod tests {
             let mut random = fastrand::Rng::with_seed(7);
             for length in pieces {
                 let piece: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
-                let mut room = budget.try_blocks(buffer.bytes(), WRITE_BLOCKS_MAX).unwrap();
+                let mut room = budget.try_blocks(buffer.bytes(), WRITE_BLOCKS_MAX, false).unwrap();
                 prop_assert_eq!(buffer.fill(&piece, &mut room), length);
                 whole.extend_from_slice(&piece);
             }

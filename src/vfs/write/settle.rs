@@ -8,6 +8,10 @@
 //! - **PUT**: nothing can stop it. HEAD looks for it for some seconds; if it does not show, the publication has
 //!   failed, but the key stays in doubt for a guard time, after which a PUT on its way is given up for lost.
 //!
+//! - **Initiate**: an upload may be open that nobody knows the ID of. It holds no bytes, and nothing tells it
+//!   from one that another gateway has just begun for the same key, so it is not touched: a lifecycle rule for
+//!   unfinished uploads removes it. The log says so.
+//!
 //! What is left: a PUT that COS carries out later than the guard time after its connection broke; and an
 //! object that was there before with the very same bytes, which is taken for the one asked for: its
 //! content is what the caller was promised.

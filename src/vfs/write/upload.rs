@@ -55,6 +55,7 @@ impl Shared {
     fn depart(self: &Arc<Self>, core: &mut super::Core, payload: Payload) {
         let Some(number) = core.plan.next() else { return };
         core.memory.right = None;
+        core.memory.seat = None;
         core.memory.sendable = false;
         core.plan.cut(payload.len());
         core.sending_bytes += payload.len();
@@ -130,6 +131,7 @@ impl Shared {
         let (state, effect) = state.on_publish();
         core.state = state;
         core.memory.sendable = false;
+        core.memory.seat = None;
         let part = if matches!(effect, Effect::Put) {
             std::mem::replace(&mut core.part, PartBuffer::new())
         } else {
@@ -382,6 +384,11 @@ impl LooseEnd {
     async fn initiate(self, version: u64, new: NewObject) {
         let shared = &self.shared;
         let answer = shared.store.initiate_multipart_upload(&shared.key, &new).await;
+        if let Err(error) = &answer
+            && error.in_doubt
+        {
+            tracing::warn!(key = %shared.key, %error, "an upload without parts may have stayed open");
+        }
         let answer = answer.map_err(|error| shared.error(error));
         shared.feed(version, 0, |state| state.on_initiated(answer));
     }

@@ -151,7 +151,7 @@ async fn send_early(budget: Arc<Budget>, writers: Weak<Writers>) {
         let Some(writers) = writers.upgrade() else { return };
         if pressed.is_ok() {
             writers.send_largest_early();
-            budget.let_the_oldest_grow();
+            budget.let_some_grow();
         }
     }
 }
