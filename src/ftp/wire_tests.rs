@@ -567,3 +567,44 @@ async fn many_sessions_transfer_at_once() {
         done.unwrap();
     }
 }
+
+#[tokio::test]
+async fn pasv_tells_the_masquerade_address_and_ipv6_has_epsv() {
+    let served = Served::start(|config| {
+        config.listen_addresses.push("::1".parse().unwrap());
+        let address = "203.0.113.7".parse().unwrap();
+        config.passive_host = Some(crate::config::PassiveHost::Address(address));
+    });
+    let mut client = served.logged_in().await;
+    assert!(client.ask("PASV", "227").await.contains("(203,0,113,7,"));
+    let mut client = Client::connect((std::net::Ipv6Addr::LOCALHOST, served.port).into()).await;
+    client.expect("220").await;
+    client.ask("USER user", "331").await;
+    client.ask("PASS pass word", "230").await;
+    client.ask("PASV", "425").await;
+    client.ask("EPSV 1", "522").await;
+    let reply = client.ask("EPSV 2", "229").await;
+    let port: u16 = reply.split("|||").nth(1).unwrap().split('|').next().unwrap().parse().unwrap();
+    let mut data = TcpStream::connect((std::net::Ipv6Addr::LOCALHOST, port)).await.unwrap();
+    client.ask("NLST", "150").await;
+    assert_eq!(data.read(&mut [0; 1]).await.unwrap(), 0);
+    client.expect("226").await;
+}
+
+#[tokio::test]
+async fn a_size_that_no_longer_holds_is_asked_for_again() {
+    let served = Served::start(|_| {});
+    let path = served.path().join("big");
+    std::fs::write(&path, vec![1; 40_000_000]).unwrap();
+    let mut client = served.logged_in().await;
+    let mut data = client.passive().await;
+    client.ask("RETR big", "150").await;
+    // What is in flight fills the buffers between us; then the file ends before its time.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(30_000_000).unwrap();
+    let outcome = data.read_to_end(&mut Vec::new()).await;
+    // The size is asked for again: a shorter file that was read to its end is whole.
+    assert_eq!(outcome.unwrap(), 30_000_000);
+    client.expect("226").await;
+}
