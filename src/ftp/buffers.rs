@@ -103,6 +103,11 @@ impl Piece {
         debug_assert!(self.start <= self.end, "more than there was");
     }
 
+    /// As if new.
+    pub(super) fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
     }

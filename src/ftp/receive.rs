@@ -1,8 +1,9 @@
 //! An upload: from the client's data connection into an armed file, and the decision whether it is whole.
 //!
 //! ```text
-//! read a piece from the socket ─┐
-//! write the last one to the mount┘ at once, until the data ends
+//! wait until bytes are there        no thread, no memory
+//! step: socket -> buffer -> file    a blocking thread, as long as the client keeps up
+//! …until the data ends
 //! prepare (bytes travel) ┐
 //! settle (is it whole?)  ┘ at once
 //! whole: commit -> Stored     broken: close without commit = discard
@@ -20,13 +21,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::io::Errno;
-use tokio::io::{Interest, unix::AsyncFd};
+use rustix::{event::Timespec, io::Errno};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::watch,
+    time::timeout,
+};
 
 use super::{
-    buffers::{Buffers, Piece},
+    buffers::Piece,
     control::{ControlWatch, Pending},
-    data::DataConnection,
+    data::{DataConnection, recv_now},
     home::{Home, Root, StoreHow, blocking, is_away},
     path::ClientPath,
     reply::Deed,
@@ -40,10 +45,18 @@ const SETTLE_TIME_MIN: Duration = Duration::from_millis(2);
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long the desk may take to read what stands unread in the control connection.
 const UNREAD_TIME_MAX: Duration = Duration::from_millis(500);
-/// A piece is written when its last byte is older than this.
-const PAUSE_MAX: Duration = Duration::from_millis(2);
-/// And when its first byte is older than this: a slow client must not sit on a large buffer.
-const FILL_TIME_MAX: Duration = Duration::from_millis(20);
+/// A piece is written as soon as it is this large: few requests to the mount, and none that waits for more.
+const PIECE_BYTES: usize = 512 * 1024;
+/// A smaller one waits for more, a nap at a time. Waiting for the socket instead would wake up for each packet.
+const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 150_000 };
+/// Naps in a row until a piece is written as small as it is.
+const NAPS_MAX: u32 = 6;
+/// A step ends after this time at the latest, for others to have their turn.
+const STEP_TIME_MAX: Duration = Duration::from_millis(40);
+/// A step that has moved less was too early: the next one comes later.
+const STEP_BYTES_MIN: u64 = 64 * 1024;
+/// Longest pause between steps of a slow client.
+const PAUSE_MAX: Duration = Duration::from_millis(16);
 /// The mount tells when there is room; asked again this often all the same.
 const ROOM_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -59,7 +72,8 @@ struct Upload {
 
 /// Performs an order to store, tells its outcome, and gives back what the stock server should hear.
 pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
-    let Order { data, work, path, control, mut interrupt, mut announcer, outcome, progress, means } = order;
+    let Order { mut data, work, path, control, mut interrupt, mut announcer, outcome, progress, means } =
+        order;
     let Work::Store { how, bytes_told } = work else { return Err(Errno::INVAL) };
     let deed = match how {
         StoreHow::Replace => Deed::Store,
@@ -71,10 +85,13 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
         Ok((root, file)) => {
             announcer.announce(Opened { bytes: None });
             let upload = Upload { root, file: Arc::new(file), deed, means, meter: meter.clone() };
-            let end = tokio::select! {
-                biased;
-                reason = interrupted(&mut interrupt) => Err(Broken::Interrupted(reason)),
-                filled = upload.fill_and_settle(&data, &control, bytes_told) => filled,
+            let end = match upload.fill(&mut data, &mut interrupt).await {
+                Ok(()) => tokio::select! {
+                    biased;
+                    reason = interrupted(&mut interrupt) => Err(Broken::Interrupted(reason)),
+                    settled = upload.settle(data.dialled_within, &control, bytes_told) => settled,
+                },
+                broken => broken,
             };
             // From here on it is the mount that says how it ends.
             let end = match end {
@@ -102,56 +119,101 @@ async fn open(home: &Arc<Home>, path: ClientPath, how: StoreHow) -> io::Result<(
 }
 
 impl Upload {
-    async fn fill_and_settle(
+    /// Moves bytes until the client's data ends.
+    async fn fill(
         &self,
-        data: &DataConnection,
+        data: &mut DataConnection,
+        interrupt: &mut watch::Receiver<Option<Interruption>>,
+    ) -> Result<(), Broken> {
+        let stall = self.means.stall;
+        let mut room = Room { file: self.file.clone(), readiness: None };
+        let (mut left, mut is_fast, mut pause) = (None, true, Duration::ZERO);
+        loop {
+            let before = self.meter.bytes();
+            let end = self.step(data, left.take(), interrupt, is_fast).await?;
+            match end {
+                StepEnd::DataEnd => return Ok(()),
+                StepEnd::TimeUp => {}
+                StepEnd::NoRoom(piece) => {
+                    left = Some(piece);
+                    tokio::select! {
+                        biased;
+                        reason = interrupted(interrupt) => return Err(Broken::Interrupted(reason)),
+                        there = room.wait() => there.map_err(|error| Broken::of_mount(&error, self.deed))?,
+                    }
+                }
+                StepEnd::NoData => {
+                    is_fast = self.meter.bytes() - before >= STEP_BYTES_MIN;
+                    tokio::select! {
+                        biased;
+                        reason = interrupted(interrupt) => return Err(Broken::Interrupted(reason)),
+                        ready = timeout(stall, data.readable()) => match ready {
+                            Ok(ready) => ready.map_err(|error| Broken::of_connection(error, stall))?,
+                            Err(_) => return Err(Broken::Stalled(stall)),
+                        },
+                    }
+                    if is_fast {
+                        pause = Duration::ZERO;
+                    } else {
+                        // None after the first slow step, so that a tiny file is not held up by its end.
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).clamp(Duration::from_millis(1), PAUSE_MAX);
+                    }
+                }
+            }
+            if let Some(reason) = *interrupt.borrow() {
+                return Err(Broken::Interrupted(reason));
+            }
+        }
+    }
+
+    /// One step on a blocking thread.
+    async fn step(
+        &self,
+        data: &mut DataConnection,
+        left: Option<Piece>,
+        interrupt: &watch::Receiver<Option<Interruption>>,
+        is_fast: bool,
+    ) -> Result<StepEnd, Broken> {
+        let broken = |error| Broken::of_connection(error, self.means.stall);
+        let _place = self.means.steps.acquire().await.map_err(|_| Broken::Lost)?;
+        let step = Step {
+            stream: data.lend().map_err(broken)?,
+            file: self.file.clone(),
+            meter: self.meter.clone(),
+            interrupt: interrupt.clone(),
+            is_fast,
+        };
+        let piece = left.unwrap_or_else(|| self.means.buffers.take());
+        let done = blocking(move || {
+            let end = step.run(piece);
+            Ok((step.stream, end))
+        });
+        let (stream, end) = done.await.map_err(|error| Broken::of_mount(&error, self.deed))?;
+        data.take_back(stream);
+        end.map_err(|failure| match failure {
+            StepFailure::Connection(errno) => Broken::Connection(errno.into()),
+            StepFailure::Mount(errno) => Broken::Mount(errno, self.deed),
+        })
+    }
+
+    async fn settle(
+        &self,
+        dialled_within: Duration,
         control: &ControlWatch,
         bytes_told: Option<u64>,
     ) -> Result<(), Broken> {
-        self.fill(data).await?;
         let came = self.meter.bytes();
         match bytes_told {
             Some(told) if told != came => Err(Broken::SizeDiffers { told, came }),
             // The client has told what whole is: commit alone does the rest.
             Some(_) => Ok(()),
             None => {
-                let wait = (data.dialled_within * 2).clamp(SETTLE_TIME_MIN, SETTLE_TIME_MAX);
+                let wait = (dialled_within * 2).clamp(SETTLE_TIME_MIN, SETTLE_TIME_MAX);
                 tokio::try_join!(self.prepare(), settle(control, wait))?;
                 // Preparing may take long; a client that hung up meanwhile has not waited for its 226.
                 settle(control, Duration::ZERO).await
             }
-        }
-    }
-
-    /// Until the client's data ends; a piece is read while the one before it is written.
-    async fn fill(&self, data: &DataConnection) -> Result<(), Broken> {
-        let mut room = Room { file: self.file.clone(), readiness: None };
-        let mut last: Option<Piece> = None;
-        loop {
-            let written = self.write(last.take(), &mut room);
-            let read = read_piece(data, &self.means.buffers, self.means.stall);
-            let ((), next) = tokio::try_join!(written, read)?;
-            let Some(piece) = next else { return Ok(()) };
-            self.meter.add(piece.filled().len() as u64);
-            last = Some(piece);
-        }
-    }
-
-    async fn write(&self, piece: Option<Piece>, room: &mut Room) -> Result<(), Broken> {
-        let Some(mut piece) = piece else { return Ok(()) };
-        loop {
-            let file = self.file.clone();
-            let (rest, done) = blocking(move || Ok(write_some(&file, piece)))
-                .await
-                .map_err(|error| Broken::of_mount(&error, self.deed))?;
-            match done {
-                Ok(()) => return Ok(()),
-                Err(Errno::AGAIN) => {
-                    room.wait().await.map_err(|error| Broken::of_mount(&error, self.deed))?
-                }
-                Err(errno) => return Err(Broken::Mount(errno, self.deed)),
-            }
-            piece = rest;
         }
     }
 
@@ -190,17 +252,97 @@ impl Upload {
     }
 }
 
-/// Writes as much as the mount takes.
-fn write_some(file: &OwnedFd, mut piece: Piece) -> (Piece, Result<(), Errno>) {
-    while !piece.is_empty() {
-        match rustix::io::write(file, piece.filled()) {
-            Ok(0) => return (piece, Err(Errno::IO)),
-            Ok(bytes) => piece.consume(bytes),
-            Err(Errno::INTR) => {}
-            Err(errno) => return (piece, Err(errno)),
+/// Moves what is there, and goes on as long as the client keeps up.
+#[derive(Debug)]
+struct Step {
+    stream: std::net::TcpStream,
+    file: Arc<OwnedFd>,
+    meter: Meter,
+    interrupt: watch::Receiver<Option<Interruption>>,
+    /// The client has been fast so far: worth a nap.
+    is_fast: bool,
+}
+
+/// Why a step is over.
+#[derive(Debug)]
+enum StepEnd {
+    DataEnd,
+    NoData,
+    /// The mount has no memory for what is left.
+    NoRoom(Piece),
+    TimeUp,
+}
+
+#[derive(Debug)]
+enum StepFailure {
+    Connection(Errno),
+    Mount(Errno),
+}
+
+impl Step {
+    /// `piece` may hold what the mount has not taken yet.
+    fn run(&self, mut piece: Piece) -> Result<StepEnd, StepFailure> {
+        let begun = Instant::now();
+        let mut is_end = false;
+        loop {
+            match write_out(&self.file, &mut piece) {
+                Ok(()) => piece.clear(),
+                Err(Errno::AGAIN) => return Ok(StepEnd::NoRoom(piece)),
+                Err(errno) => return Err(StepFailure::Mount(errno)),
+            }
+            if is_end {
+                return Ok(StepEnd::DataEnd);
+            }
+            if begun.elapsed() > STEP_TIME_MAX || self.interrupt.borrow().is_some() {
+                return Ok(StepEnd::TimeUp);
+            }
+            is_end = self.read_in(&mut piece)?;
+            if piece.is_empty() && !is_end {
+                return Ok(StepEnd::NoData);
+            }
         }
     }
-    (piece, Ok(()))
+
+    /// Reads until the piece is large enough or nothing more comes; true at the end of the data.
+    fn read_in(&self, piece: &mut Piece) -> Result<bool, StepFailure> {
+        let mut naps = 0;
+        loop {
+            match recv_now(&self.stream, piece.spare()) {
+                Ok(0) => return Ok(true),
+                Ok(bytes) => {
+                    piece.fill(bytes);
+                    self.meter.add(bytes as u64);
+                    if piece.is_full() {
+                        return Ok(false);
+                    }
+                }
+                Err(Errno::AGAIN) => {
+                    let is_enough = piece.filled().len() >= PIECE_BYTES;
+                    if is_enough || naps == NAPS_MAX || !self.is_fast {
+                        return Ok(false);
+                    }
+                    naps += 1;
+                    // A poll of nothing is a nap of less than a millisecond.
+                    rustix::event::poll(&mut [], Some(&NAP)).ok();
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(StepFailure::Connection(errno)),
+            }
+        }
+    }
+}
+
+/// Writes as much as the mount takes.
+fn write_out(file: &OwnedFd, piece: &mut Piece) -> Result<(), Errno> {
+    while !piece.is_empty() {
+        match rustix::io::write(file, piece.filled()) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(bytes) => piece.consume(bytes),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the mount has memory for a write again.
@@ -223,46 +365,11 @@ impl Room {
                 none.insert(readiness)
             }
         };
-        if let Ok(guard) = tokio::time::timeout(ROOM_TIME_MAX, readiness.writable()).await {
+        if let Ok(guard) = timeout(ROOM_TIME_MAX, readiness.writable()).await {
             // Taken back before the write is tried again: what is told after that is not lost.
             guard?.clear_ready();
         }
         Ok(())
-    }
-}
-
-/// The next bytes of the client; `None` at their end. No memory is held until the first one is there.
-async fn read_piece(
-    data: &DataConnection,
-    buffers: &Arc<Buffers>,
-    stall: Duration,
-) -> Result<Option<Piece>, Broken> {
-    let broken = |error| Broken::of_connection(error, stall);
-    loop {
-        match tokio::time::timeout(stall, data.readable()).await {
-            Ok(ready) => ready.map_err(broken)?,
-            Err(_) => return Err(Broken::Stalled(stall)),
-        }
-        let mut piece = buffers.take();
-        let begun = Instant::now();
-        loop {
-            match data.try_read(&mut piece) {
-                Ok(0) if piece.is_empty() => return Ok(None),
-                // The end is met again by the next call.
-                Ok(0) => return Ok(Some(piece)),
-                Ok(_) if piece.is_full() => return Ok(Some(piece)),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && piece.is_empty() => break,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let ready = tokio::time::timeout(PAUSE_MAX, data.readable()).await;
-                    if ready.is_err() || begun.elapsed() > FILL_TIME_MAX {
-                        return Ok(Some(piece));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(broken(error)),
-            }
-        }
     }
 }
 

@@ -30,15 +30,17 @@ const LISTING_CHUNK_BYTES: usize = 128 * 1024;
 /// Performs an order to retrieve or to list, tells its outcome, and gives back what the stock server should
 /// hear.
 pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
-    let Order { data, work, path, mut interrupt, mut announcer, outcome, progress, means, .. } = order;
+    let Order { mut data, work, path, mut interrupt, mut announcer, outcome, progress, means, .. } = order;
     let meter = Meter::new(progress);
     let sending = async {
         match work {
-            Work::Retrieve { start } => retrieve(home, path, start, &data, &mut announcer, &means, &meter)
-                .await
-                .map(|()| Complete::Sent),
+            Work::Retrieve { start } => {
+                retrieve(home, path, start, &mut data, &mut announcer, &means, &meter)
+                    .await
+                    .map(|()| Complete::Sent)
+            }
             Work::List { request, look } => {
-                list(home, request, look, &data, &mut announcer, &means, &meter).await
+                list(home, request, look, &mut data, &mut announcer, &means, &meter).await
             }
             Work::Store { .. } => Err(Broken::Lost),
         }
@@ -62,7 +64,7 @@ async fn retrieve(
     home: &Arc<Home>,
     path: ClientPath,
     start: u64,
-    data: &DataConnection,
+    data: &mut DataConnection,
     announcer: &mut Announcer,
     means: &Arc<Means>,
     meter: &Meter,
@@ -114,7 +116,7 @@ async fn read_piece(file: &Arc<OwnedFd>, offset: u64, means: &Means) -> io::Resu
 }
 
 async fn write_piece(
-    data: &DataConnection,
+    data: &mut DataConnection,
     piece: Option<Piece>,
     means: &Means,
     meter: &Meter,
@@ -123,7 +125,7 @@ async fn write_piece(
     write(data, piece.filled(), means, meter).await
 }
 
-async fn write(data: &DataConnection, bytes: &[u8], means: &Means, meter: &Meter) -> Result<(), Broken> {
+async fn write(data: &mut DataConnection, bytes: &[u8], means: &Means, meter: &Meter) -> Result<(), Broken> {
     let stall = means.stall;
     data.write_all(bytes, stall).await.map_err(|error| Broken::of_connection(error, stall))?;
     meter.add(bytes.len() as u64);
@@ -134,7 +136,7 @@ async fn list(
     home: &Arc<Home>,
     request: ListRequest,
     look: Look,
-    data: &DataConnection,
+    data: &mut DataConnection,
     announcer: &mut Announcer,
     means: &Arc<Means>,
     meter: &Meter,

@@ -74,6 +74,8 @@ pub(super) struct Means {
     /// Blocking waits for the store: commits and reads. Fewer than the runtime has threads for that, so
     /// that short steps of other sessions always find one.
     pub(super) commits: Semaphore,
+    /// Steps of uploads, each a few milliseconds long.
+    pub(super) steps: Semaphore,
     pub(super) reads: Semaphore,
 }
 
@@ -83,11 +85,14 @@ impl Means {
             buffers: Arc::new(Buffers::default()),
             stall,
             commits: Semaphore::new(BLOCKING_WAITS_MAX),
+            steps: Semaphore::new(STEPS_MAX),
             reads: Semaphore::new(BLOCKING_WAITS_MAX),
         }
     }
 }
 
+/// More would only compete for the same cores.
+const STEPS_MAX: usize = 64;
 /// A tokio runtime has 512 threads for blocking steps unless told otherwise.
 const BLOCKING_WAITS_MAX: usize = 192;
 
