@@ -243,16 +243,23 @@ fn check_identity(dir: &OwnedFd, mount: &str) -> io::Result<()> {
     let mut name = Vec::with_capacity(NAME_BYTES_MAX);
     rustix::fs::fgetxattr(dir, "user.cosgate.mount", rustix::buffer::spare_capacity(&mut name))
         .map_err(|_| io::Error::other("another file system is mounted there"))?;
-    if name != mount.as_bytes() {
-        return Err(io::Error::other("another mount is mounted there"));
+    if is_identity_of(&String::from_utf8_lossy(&name), mount) {
+        Ok(())
+    } else {
+        Err(io::Error::other("another mount is mounted there"))
     }
-    Ok(())
+}
+
+/// A mount says `NAME BUCKET/PREFIX`: neither a space nor a slash is in the name of a bucket.
+fn is_identity_of(said: &str, mount: &str) -> bool {
+    let head = said.split('/').next().unwrap_or_default();
+    head.rsplit_once(' ').is_some_and(|(name, _bucket)| name == mount)
 }
 
 /// FUSE_SUPER_MAGIC of <linux/magic.h>.
 const FUSE_MAGIC: u64 = 0x6573_5546;
-/// Longest name of a mount: a section of the configuration.
-const NAME_BYTES_MAX: usize = 1024;
+/// Longest identity: a section's name, a bucket, a prefix of at most 850 bytes.
+const NAME_BYTES_MAX: usize = 4096;
 
 /// The mount is dead, as its descriptors tell.
 pub(super) fn is_away(error: &io::Error) -> bool {
@@ -347,6 +354,16 @@ mod tests {
         let home = Home::new(dir.path(), "COS_ACCOUNT_0", Ground::Mount);
         let error = home.root().unwrap_err();
         assert!(is_away(&error), "{error}");
+    }
+
+    #[test]
+    fn a_mount_is_known_by_its_whole_name() {
+        assert!(is_identity_of("COS_ACCOUNT_0 demo-1250000000/some prefix/", "COS_ACCOUNT_0"));
+        assert!(is_identity_of("COS_ACCOUNT_0 demo-1250000000/", "COS_ACCOUNT_0"));
+        assert!(is_identity_of("a b demo-1/", "a b"));
+        for said in ["", "COS_ACCOUNT_0", "COS_ACCOUNT_01 demo-1/", "COS_ACCOUNT_0 x demo-1/"] {
+            assert!(!is_identity_of(said, "COS_ACCOUNT_0"), "{said}");
+        }
     }
 
     #[test]
