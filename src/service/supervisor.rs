@@ -14,6 +14,7 @@ use std::{
     io,
     os::unix::process::ExitStatusExt,
     path::PathBuf,
+    pin::pin,
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -165,14 +166,11 @@ async fn one_life(
     let _held = child.stdin.take();
     let mut lines = lines_of(&mut child);
     tokio::select! {
-        ready = timeout(START_PATIENCE, wait_for_ready(&mut lines)) => match ready {
-            Ok(true) => {
+        ready = wait_for_ready(&mut lines) => {
+            if ready {
                 standing.send_replace(Standing::Ready);
             }
-            // Its standard output ended: so does the child.
-            Ok(false) => {}
-            Err(_) => warn!(patience = ?START_PATIENCE, "the mount process is not ready yet"),
-        },
+        }
         _ = asked.wait_for(|asked| *asked) => {}
     }
     tokio::select! {
@@ -213,14 +211,21 @@ pub(super) fn lines_of(child: &mut Child) -> Lines<BufReader<ChildStdout>> {
     BufReader::new(child.stdout.take().expect("spawned with a pipe, taken once")).lines()
 }
 
-/// Whether the child said `ready` before its standard output ended.
+/// Whether the child said `ready` before its standard output ended, as it does with the child.
 async fn wait_for_ready(lines: &mut Lines<BufReader<ChildStdout>>) -> bool {
-    while let Ok(Some(line)) = lines.next_line().await {
-        if line == READY {
-            return true;
+    let mut said = pin!(async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line == READY {
+                return true;
+            }
         }
+        false
+    });
+    if let Ok(said) = timeout(START_PATIENCE, said.as_mut()).await {
+        return said;
     }
-    false
+    warn!(patience = ?START_PATIENCE, "the mount process is not ready yet");
+    said.await
 }
 
 #[cfg(test)]
