@@ -44,7 +44,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Mounts and FTP in the foreground; Ctrl-C stops cleanly
-    Serve(ConfigFile),
+    Serve(Serve),
     /// The mounts alone
     Mount(Mount),
     /// The FTP front alone, on directories that are mounted already
@@ -62,6 +62,15 @@ struct ConfigFile {
     /// Configuration file [default: ./conf/vsftpd.conf, else /etc/cosgate/cosgate.conf]
     #[arg(short, long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Stop when standard input ends, for whoever must not leave it behind
+    #[arg(long, hide = true)]
+    supervised: bool,
 }
 
 #[derive(Debug, Args)]
@@ -163,7 +172,7 @@ fn usage(error: &clap::Error) -> ExitCode {
 impl Cli {
     fn execute(self) -> ExitCode {
         let done = match self.command {
-            Command::Serve(file) => run_serve(&file),
+            Command::Serve(options) => run_serve(&options),
             Command::Mount(options) => run_mount(options),
             Command::Ftp(file) => run_ftp(&file),
             Command::Check(options) => run_check(&options),
@@ -185,14 +194,14 @@ impl Cli {
     }
 }
 
-fn run_serve(file: &ConfigFile) -> Result<(), Failure> {
-    let mut config = Config::load_from(file.config.as_deref())?;
+fn run_serve(options: &Serve) -> Result<(), Failure> {
+    let mut config = Config::load_from(options.file.config.as_deref())?;
     let log = telemetry::start(&config.log, "serve");
     tell(&config);
     // The child reads the file for itself.
     config.forget_store_secrets();
     let source = config.source.as_deref().context("a configuration without a file")?;
-    live(log, || serve::run(&config, source))
+    live(log, || serve::run(&config, source, options.supervised))
 }
 
 fn run_mount(options: Mount) -> Result<(), Failure> {

@@ -19,14 +19,15 @@ use super::{
 };
 use crate::config::Config;
 
-/// Serves until it is asked to stop. `config_file` is what the mount child reads.
+/// Serves until it is asked to stop. `config_file` is what the mount child reads; `supervised`: the end of
+/// standard input asks too.
 ///
 /// # Errors
 /// Where the FTP port is taken or the mounts do not come up.
-pub fn run(config: &Config, config_file: &Path) -> anyhow::Result<()> {
+pub fn run(config: &Config, config_file: &Path, supervised: bool) -> anyhow::Result<()> {
     raise_descriptor_limit();
     multi_thread()?.block_on(async {
-        let wishes = Wishes::listen(false).context("cannot listen to signals")?;
+        let wishes = Wishes::listen(supervised).context("cannot listen to signals")?;
         live(config, config_file, &wishes, |_port| {}).await
     })
 }

@@ -49,7 +49,7 @@ impl Emulator {
     /// These buckets, with further arguments.
     pub fn start_with(buckets: &[&str], arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cosgate"));
-        command.args(["emulator", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["emulator", "--supervised", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         command.args(["--secret-id", SECRET_ID, "--secret-key", SECRET_KEY]);
         for bucket in buckets {
             command.args(["--bucket", bucket]);

@@ -195,7 +195,7 @@ impl Gateway {
     pub fn restart(&mut self) {
         self.process = None;
         let mut command = self.command(&self.subcommand);
-        command.args(&self.arguments);
+        command.arg("--supervised").args(&self.arguments);
         let mut process = Process::start(&format!("cosgate {}", self.subcommand), &mut command);
         process.wait_for_line(20, |line| line == "ready");
         self.process = Some(process);

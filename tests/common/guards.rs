@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader},
-    os::unix::ffi::OsStringExt,
+    os::unix::{ffi::OsStringExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -205,11 +205,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program with its standard output caught. Standard error goes to the test's own.
+    /// Starts a program with its standard output caught. Standard error goes to the test's own. Its standard
+    /// input ends when the test process does, however that ends, and it is in a process group of its own:
+    /// so a `--supervised` one outlives a test that is killed for just as long as it needs to unmount.
     pub fn start(name: &str, command: &mut Command) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         CHARGES.lock().processes.push(child.id());
