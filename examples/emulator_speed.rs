@@ -169,7 +169,12 @@ impl Connection {
         if is_fine { Ok(text) } else { Err(format!("{method} {target}: {line}{text}").into()) }
     }
 
+    /// Reads so many bytes into one buffer, over and over; a short answer comes back as text.
     fn read_through(&mut self, length: usize) -> Outcome<String> {
+        if length < self.scratch.len() {
+            self.input.read_exact(&mut self.scratch[..length])?;
+            return Ok(String::from_utf8_lossy(&self.scratch[..length]).into_owned());
+        }
         let mut left = length;
         while left > 0 {
             let want = left.min(self.scratch.len());
@@ -178,9 +183,6 @@ impl Connection {
                 return Err("the answer ended early".into());
             }
             left -= read;
-            if length < 64 * 1024 && left == 0 {
-                return Ok(String::from_utf8_lossy(&self.scratch[..read]).into_owned());
-            }
         }
         Ok(String::new())
     }

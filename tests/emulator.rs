@@ -369,6 +369,23 @@ fn what_the_service_does_on_its_own_can_be_asked_for() {
     let forced = RawClient::once(address, "GET", "k", "", b"").unwrap();
     assert_eq!(forced.header("x-cos-force-download"), Some("true"));
     assert_eq!(forced.header("Content-Disposition"), Some("attachment"));
+
+    emulator.fault(&json!({"operation": "GetObject", "kind": "replace-object"}));
+    let range = format!("If-Match: {}\r\nRange: bytes=0-4\r\n", forced.header("ETag").unwrap());
+    let changed = RawClient::once(address, "GET", "k", &range, b"").unwrap();
+    assert_eq!((changed.status, changed.element("Code").as_str()), (412, "PreconditionFailed"));
+    assert_eq!(get(address, "k").unwrap(), b"5678901234");
+}
+
+#[test]
+fn hot_key_is_slowed_down_and_no_other() {
+    let _watchdog = Watchdog::bark_after(60);
+    let fault =
+        json!({"operation": "PutObject", "kind": "slow-down", "per_second": 0, "key": "k", "times": null});
+    let (_emulator, address) = troubled(fault);
+    let refused = RawClient::once(address, "PUT", "k", "", b"x").unwrap();
+    assert_eq!((refused.status, refused.element("Code").as_str()), (503, "SlowDown"));
+    assert_eq!(put(address, "other", b"x"), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -602,9 +619,10 @@ async fn directory_belongs_to_one_emulator() {
     let data = Some(directory.path().to_owned());
     let options = EmulatorOptions { data, ..EmulatorOptions::default() };
     let first = cosgate::emulator::Emulator::start(options.clone()).await.unwrap();
-    let error = cosgate::emulator::Emulator::start(options).await.unwrap_err();
+    let error = cosgate::emulator::Emulator::start(options.clone()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
     first.stop();
+    cosgate::emulator::Emulator::start(options).await.expect("the first one has let go");
 }
 
 #[test]

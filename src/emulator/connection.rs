@@ -167,6 +167,9 @@ async fn perform(service: &Arc<Service>, call: &Call<'_>, body: &mut Body<'_>) -
         body.settle().await;
         return fault_status(fault);
     }
+    if call.trouble.of(FaultKind::SlowDown).is_some() {
+        return Err(error::SLOW_DOWN.into());
+    }
     if let Some(fault) = call.trouble.of(FaultKind::ErrorIn200) {
         body.settle().await;
         let error = told_error(fault, 500);

@@ -116,6 +116,13 @@ pub(super) const INVALID_RANGE: ApiError =
     ApiError::new(416, "InvalidRange", "The requested range is not satisfiable");
 pub(super) const INTERNAL_ERROR: ApiError =
     ApiError::new(500, "InternalError", "We encountered an internal error. Please try again.");
+pub(super) const SLOW_DOWN: ApiError = ApiError::new(503, "SlowDown", "Please reduce your request rate.");
+pub(super) const DOWNLOAD_FORBIDDEN: ApiError = ApiError::new(
+    403,
+    "DownloadForbidden",
+    "The APK/IPA file is not allowed to be distributed in a public network using COS default domain, please use \
+     custom domain instead.",
+);
 pub(super) const NOT_IMPLEMENTED: ApiError = ApiError::new(
     501,
     "NotImplemented",

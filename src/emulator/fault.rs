@@ -3,6 +3,8 @@
 //! A fault names an operation (or `*`), perhaps a bucket and a key; it lets `skip` matching requests pass
 //! and then hits `times` of them. One request may meet several faults, but one of each kind.
 
+use std::collections::HashMap;
+
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::Notify;
@@ -50,8 +52,14 @@ pub enum FaultKind {
     VanishUpload,
     /// 403 `InvalidObjectState`: the object lies in an archive class.
     Archived,
-    /// `x-cos-force-download` and `Content-Disposition: attachment`, as newer buckets answer a GET.
+    /// `x-cos-force-download` and `Content-Disposition: attachment`, as newer buckets answer a GET; of
+    /// `.apk` and `.ipa` nothing but `DownloadForbidden`.
     ForceDownload,
+    /// 503 `SlowDown` for what goes above `per_second` requests of one key (or of the bucket, where no key
+    /// is named), without effect (*Request Rate and Performance*).
+    SlowDown,
+    /// Before a GET, somebody else replaces the object: the same size, its halves exchanged, another ETag.
+    ReplaceObject,
 }
 
 /// A fault as it is asked for.
@@ -74,6 +82,9 @@ pub struct Fault {
     pub times: Option<u64>,
     #[serde(default)]
     pub milliseconds: i64,
+    /// Of `slow-down`: what may pass.
+    #[serde(default = "hot_key_limit")]
+    pub per_second: u64,
     #[serde(default)]
     pub bucket: Option<String>,
     #[serde(default)]
@@ -91,6 +102,7 @@ impl Fault {
             skip: 0,
             times: Some(1),
             milliseconds: 0,
+            per_second: hot_key_limit(),
             bucket: None,
             key: None,
         }
@@ -108,6 +120,11 @@ impl Fault {
             && (self.bucket.is_none() || self.bucket.as_deref() == bucket)
             && (self.key.is_none() || self.key.as_deref() == key)
     }
+}
+
+/// What one object takes in a second (*Request Rate and Performance*).
+fn hot_key_limit() -> u64 {
+    50
 }
 
 fn any() -> String {
@@ -131,6 +148,22 @@ pub(super) struct Armed {
     /// When it was set, in milliseconds since 1970.
     #[serde(skip)]
     pub(super) set_ms: i64,
+    /// Of `slow-down`: requests of each key in the second named first.
+    #[serde(skip)]
+    seen: (i64, HashMap<String, u64>),
+}
+
+impl Armed {
+    /// Whether this request is one too many in its second; counts it.
+    fn is_too_fast(&mut self, key: Option<&str>, now_ms: i64) -> bool {
+        let second = now_ms.div_euclid(1000);
+        if self.seen.0 != second {
+            self.seen = (second, HashMap::new());
+        }
+        let count = self.seen.1.entry(key.unwrap_or_default().to_owned()).or_default();
+        *count += 1;
+        *count > self.fault.per_second
+    }
 }
 
 /// All faults that are set.
@@ -146,7 +179,7 @@ impl Faults {
         let mut armed = self.armed.lock();
         armed.0 += 1;
         let id = armed.0;
-        armed.1.push(Armed { id, fault, set_ms: now_ms });
+        armed.1.push(Armed { id, fault, set_ms: now_ms, seen: Default::default() });
         drop(armed);
         self.changed.notify_waiters();
         id
@@ -178,12 +211,21 @@ impl Faults {
     }
 
     /// What hits this request; counts it.
-    pub(super) fn hit(&self, operation: &str, bucket: Option<&str>, key: Option<&str>) -> Trouble {
+    pub(super) fn hit(
+        &self,
+        operation: &str,
+        bucket: Option<&str>,
+        key: Option<&str>,
+        now_ms: i64,
+    ) -> Trouble {
         let mut armed = self.armed.lock();
         let mut hit: Vec<Armed> = Vec::new();
         for candidate in &mut armed.1 {
             let again = hit.iter().any(|other| other.fault.kind == candidate.fault.kind);
             if again || !candidate.fault.matches(operation, bucket, key) {
+                continue;
+            }
+            if candidate.fault.kind == FaultKind::SlowDown && !candidate.is_too_fast(key, now_ms) {
                 continue;
             }
             if candidate.fault.skip > 0 {
@@ -258,7 +300,7 @@ mod tests {
 
     fn statuses(faults: &Faults, operation: &str, key: &str, requests: usize) -> String {
         let hits = (0..requests).map(|_| {
-            let trouble = faults.hit(operation, Some("b"), Some(key));
+            let trouble = faults.hit(operation, Some("b"), Some(key), 0);
             if trouble.of(FaultKind::Status).is_some() { 'x' } else { '.' }
         });
         hits.collect()
@@ -286,6 +328,21 @@ mod tests {
     }
 
     #[test]
+    fn rate_is_counted_for_each_key_and_second() {
+        let faults = Faults::default();
+        faults.add(fault(r#"{"operation":"*","kind":"slow-down","per_second":2,"times":null}"#), 0);
+        let hits = |key: &str, now_ms: i64| {
+            let trouble = faults.hit("PutObject", Some("b"), Some(key), now_ms);
+            trouble.of(FaultKind::SlowDown).is_some()
+        };
+        let seen: Vec<bool> = [("a", 0), ("a", 1), ("b", 2), ("a", 999), ("a", 1000), ("b", 1001)]
+            .into_iter()
+            .map(|(key, now_ms)| hits(key, now_ms))
+            .collect();
+        assert_eq!(seen, [false, false, false, true, false, false]);
+    }
+
+    #[test]
     fn every_kind_has_its_written_name() {
         let names = [
             "status",
@@ -306,6 +363,8 @@ mod tests {
             "vanish-upload",
             "archived",
             "force-download",
+            "slow-down",
+            "replace-object",
         ];
         for name in names {
             let kind = fault(&format!(r#"{{"kind":"{name}"}}"#)).kind;

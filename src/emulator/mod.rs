@@ -68,6 +68,9 @@ use self::{
     wire::Pace,
 };
 
+/// How long [`Emulator::stop`] waits for work that cannot be interrupted.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
 /// What an emulator is to be. The default is a port of its own choice and everything in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmulatorOptions {
@@ -312,9 +315,16 @@ impl Emulator {
         self.service.store.read().values().map(|bucket| bucket.uploads.len()).sum()
     }
 
-    /// Closes the ports and ends all connections.
-    pub fn stop(self) {
-        drop(self);
+    /// Closes the ports, ends all connections and lets go of the data directory; takes a moment.
+    pub fn stop(mut self) {
+        let Some(runtime) = self.runtime.take() else {
+            return;
+        };
+        // On a thread of its own: a runtime may not be waited for from within another one.
+        let ended = std::thread::spawn(move || runtime.shutdown_timeout(STOP_MAX)).join();
+        if ended.is_err() {
+            tracing::warn!("emulator: its threads did not end in order");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Object operations: HEAD, GET, PUT, DELETE, append, multiple delete, restore.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use crc_fast::{CrcAlgorithm, Digest as CrcDigest};
 use md5::{Digest as _, Md5};
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
     request::Request,
     response::{Response, ResponseBody},
     service::{Call, Service},
+    signature::hex,
     store::{Object, Overwrite},
 };
 
@@ -41,6 +43,9 @@ impl Service {
     }
 
     pub(super) fn get_object(&self, call: &Call<'_>) -> Result<Response, ApiError> {
+        if call.trouble.of(FaultKind::ReplaceObject).is_some() {
+            self.replace_by_another(call)?;
+        }
         let object = self.store.object(call.bucket(), call.key())?;
         match judge(call.request, "", &object) {
             Verdict::Go => {}
@@ -57,6 +62,9 @@ impl Service {
         let mut response = describe(Response::empty(200), &object).with("Accept-Ranges", "bytes");
         attributes::override_headers(&mut response, call.request)?;
         if call.trouble.of(FaultKind::ForceDownload).is_some() {
+            if call.key().ends_with(".apk") || call.key().ends_with(".ipa") {
+                return Err(error::DOWNLOAD_FORBIDDEN);
+            }
             response.headers.retain(|(name, _)| name != "Content-Disposition");
             response =
                 response.with("x-cos-force-download", "true").with("Content-Disposition", "attachment");
@@ -71,6 +79,27 @@ impl Service {
             }
         };
         Ok(response)
+    }
+
+    /// Does what another client would do between two ranges of a reader.
+    fn replace_by_another(&self, call: &Call<'_>) -> Result<(), ApiError> {
+        let mut object = (*self.store.object(call.bucket(), call.key())?).clone();
+        let middle = object.content.len() / 2;
+        let mut exchanged = object.content.slice(middle, u64::MAX);
+        exchanged.extend(&object.content.slice(0, middle));
+        let (mut crc, mut md5) = (CrcDigest::new(CrcAlgorithm::Crc64Xz), Md5::new());
+        exchanged
+            .read(|piece| {
+                crc.update(piece);
+                md5.update(piece);
+            })
+            .map_err(|error| disk_failure(&error))?;
+        object.content = exchanged;
+        object.crc64 = crc.finalize();
+        object.etag = hex(&md5.finalize());
+        object.modified = self.clock.now();
+        self.store.put(call.bucket(), call.key(), object, Overwrite::Allowed, self.clock.now_ms())?;
+        Ok(())
     }
 
     pub(super) async fn put_object(&self, call: &Call<'_>, body: &mut Body<'_>) -> Result<Response, Failure> {
@@ -150,7 +179,7 @@ impl Service {
             object.crc64 =
                 crate::cos::Crc64(present.crc64).followed_by(crate::cos::Crc64(received.crc64), added).0;
             // Not the MD5 of the whole: nobody shall count on it.
-            object.etag = super::signature::hex(&Md5::digest(format!("{}{appended}", present.etag)));
+            object.etag = hex(&Md5::digest(format!("{}{appended}", present.etag)));
             object.modified = modified;
             Ok(object)
         })?;

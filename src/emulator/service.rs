@@ -73,7 +73,7 @@ impl Service {
         let (target, style) = Target::of(request, |name| self.store.has_bucket(name))?;
         let operation = Operation::of(request, &target);
         self.counters.of(operation).requests.fetch_add(1, Ordering::Relaxed);
-        let trouble = self.faults.hit(operation.name(), target.bucket(), target.key());
+        let trouble = self.faults.hit(operation.name(), target.bucket(), target.key(), self.clock.now_ms());
         Ok(Call { request, target, style, operation, trouble })
     }
 
