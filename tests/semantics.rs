@@ -10,6 +10,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,8 +18,13 @@ use bytes::Bytes;
 use cosgate::{
     config::{Authority, PolicyConfig},
     cos::{Crc64, ETag, Fault, Operation, Reason, Rule},
-    vfs::{AttributeChange, Caller, Closer, Entry, HandleNo, InodeNo, OpenHow, Vfs, VfsError, VfsResult},
+    vfs::{
+        AttributeChange, Caller, Closer, DirectoryEntry, Entry, HandleNo, InodeNo, Notice, OpenHow, Vfs,
+        VfsError, VfsResult,
+    },
 };
+use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tree::{
     ALL, FRONT, FRONT_UID, ME, NEW, Plan, READ, ROOT, Tree, closer, create, is_directory, list, mkdir, open,
     read_all, read_file, rename, rmdir, stat, truncate, unlink, walk, write, write_file,
@@ -226,11 +232,24 @@ async fn an_unlinked_upload_is_never_published() {
         tree.vfs().release(handle).await.unwrap();
         assert!(tree.memory.keys().is_empty());
     }
-    // Without the front: nobody hears, nothing appears.
-    let (_, handle) = begin(tree.vfs(), "b", b"late").await;
-    unlink(tree.vfs(), "b").await.unwrap();
-    assert!(matches!(close(tree.vfs(), handle).await, Err(VfsError::ReplacedMeanwhile { .. })));
-    assert!(tree.memory.keys().is_empty());
+}
+
+/// > Who writes to a file that was unlinked goes on undisturbed, as POSIX has it, and nothing of it becomes visible.
+#[tokio::test]
+async fn an_unlinked_file_takes_writes_to_nowhere() {
+    let tree = tree();
+    let (entry, handle) = begin(tree.vfs(), "a", b"late").await;
+    unlink(tree.vfs(), "a").await.unwrap();
+    write(tree.vfs(), handle, 4, b"r").await.unwrap();
+    let seen = tree.vfs().getattr(entry.attributes.inode, Some(handle)).await.unwrap();
+    assert_eq!((seen.links, seen.bytes), (0, 5));
+    tree.vfs().fsync(handle).await.unwrap();
+    // Meanwhile somebody else takes the name.
+    write_file(tree.vfs(), "a", b"other").await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "other");
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"other");
+    assert_eq!(tree.memory.keys(), ["a"]);
 }
 
 /// > An existing file that is opened for writing and closed without a write is left alone.
@@ -720,7 +739,7 @@ async fn delete_enable_false_lets_work_go_on() {
     assert_eq!(tree.memory.content("b").unwrap(), "2");
     let (_, handle) = begin(vfs, "temporary", b"1").await;
     unlink(vfs, "temporary").await.unwrap();
-    assert!(close(vfs, handle).await.is_err());
+    close(vfs, handle).await.unwrap();
     assert_eq!(tree.memory.keys(), ["b"]);
 }
 
@@ -999,6 +1018,127 @@ async fn offsets_stay_valid() {
         }
         tree.vfs().releasedir(handle);
     }
+}
+
+/// > While one publication takes long, other names in its directory are listed, made, removed and stored at once.
+#[tokio::test]
+async fn a_slow_publication_holds_up_nobody() {
+    let tree = tree();
+    write_file(tree.vfs(), "old", b"1").await.unwrap();
+    let gate = tree.store.block(Rule::on(Operation::PutObject).of_key("slow"));
+    let (_, handle) = begin(tree.vfs(), "slow", b"slow").await;
+    let vfs = tree.vfs().clone();
+    let closing = tokio::spawn(async move { close(&vfs, handle).await });
+    gate.reached_by(1).await;
+    let others = async {
+        list(tree.vfs(), "").await.unwrap();
+        write_file(tree.vfs(), "other", b"1").await.unwrap();
+        mkdir(tree.vfs(), "d").await.unwrap();
+        rename(tree.vfs(), "other", "d/other", false).await.unwrap();
+        unlink(tree.vfs(), "old").await.unwrap();
+        // Even the name itself: its publication leaves nothing behind then.
+        unlink(tree.vfs(), "slow").await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(1), others).await.unwrap();
+    gate.release();
+    closing.await.unwrap().unwrap();
+    eventually("the end of what was unlinked", || tree.memory.keys() == ["d/", "d/other"]).await;
+}
+
+/// > Users of one bucket under different policies see each other's changes at once.
+#[tokio::test]
+async fn views_are_told_of_each_others_changes() {
+    let tree = Tree::new(&under(PolicyConfig { delete_enable: false, ..ALL }));
+    let told: Arc<Mutex<Vec<(usize, Notice)>>> = Arc::default();
+    for (view, vfs) in tree.views.iter().enumerate() {
+        let told = told.clone();
+        vfs.attach(Arc::new(move |notice| {
+            told.lock().push((view, notice));
+            async {}.boxed()
+        }));
+    }
+    let entry = |name: &str| Notice::Entry { parent: ROOT, name: name.into() };
+    let is_told = |view: usize, notice: &Notice| told.lock().contains(&(view, notice.clone()));
+    assert!(matches!(stat(&tree.views[1], "a").await, Err(VfsError::NotFound { .. })));
+    write_file(&tree.views[0], "a", b"1").await.unwrap();
+    eventually("a notice of the new name", || is_told(1, &entry("a"))).await;
+    assert_eq!(stat(&tree.views[1], "a").await.unwrap().bytes, 1);
+    assert!(told.lock().iter().all(|(view, _)| *view == 1), "the own kernel knows what it did");
+    told.lock().clear();
+    // Truncation in OPEN: the own kernel forgets the name before it hears of the handle.
+    let held = inode_of(&tree.views[0], "a").await;
+    let (_, handle) = open(&tree.views[0], "a", NEW).await.unwrap();
+    assert!(is_told(0, &entry("a")) && is_told(1, &entry("a")));
+    let shown = inode_of(&tree.views[0], "a").await;
+    assert_ne!(shown, held);
+    write(&tree.views[0], handle, 0, b"22").await.unwrap();
+    close(&tree.views[0], handle).await.unwrap();
+    for view in 0..2 {
+        eventually("a notice of the new size", || is_told(view, &Notice::Inode { inode: shown })).await;
+        assert_eq!(stat(&tree.views[view], "a").await.unwrap().bytes, 2);
+    }
+    told.lock().clear();
+    tree.views[0].rename_paths(OsStr::new("a"), OsStr::new("b"), false, FRONT).await.unwrap();
+    for view in 0..2 {
+        assert!(is_told(view, &entry("a")) && is_told(view, &entry("b")), "before the reply");
+    }
+    unlink(&tree.views[0], "b").await.unwrap();
+    eventually("a notice of the removal", || is_told(1, &entry("b"))).await;
+    assert!(matches!(stat(&tree.views[1], "b").await, Err(VfsError::NotFound { .. })));
+}
+
+/// > A directory of any size is listed within the memory limit, a page at a time.
+#[tokio::test]
+async fn large_directories_need_little_memory() {
+    let tree = Tree::new(&Plan { memory_bytes: 8 << 20, ..Plan::default() });
+    let names = 60_000_usize;
+    for number in 0..names {
+        tree.memory.insert(&format!("{number:06}"), "1");
+    }
+    let handle = tree.vfs().opendir(ROOT).await.unwrap();
+    let (mut offset_of_last, mut seen, mut calls) = (0, 0, 0);
+    loop {
+        let before = seen;
+        let (from, mut room) = (offset_of_last, 683);
+        let mut take = |entry: &DirectoryEntry| {
+            room -= 1;
+            if room < 0 {
+                return false;
+            }
+            offset_of_last = entry.next_offset;
+            seen += 1;
+            true
+        };
+        tree.vfs().readdir(handle, from, false, &mut take).await.unwrap();
+        calls += 1;
+        if seen == before {
+            break;
+        }
+        assert!(tree.writers.budget().used_bytes() <= 1 << 20, "after {seen}");
+    }
+    tree.vfs().releasedir(handle);
+    assert_eq!(seen, names + 2);
+    assert!(calls > names / 683);
+    assert_eq!(tree.store.calls(Operation::ListObjects), 60);
+}
+
+/// > Memory that reading ahead has taken yields to whoever writes.
+#[tokio::test]
+async fn reading_ahead_yields_to_writers() {
+    let tree = Tree::new(&Plan { memory_bytes: 16 << 20, ..Plan::default() });
+    let bytes = content(40 << 20);
+    tree.memory.insert("read", bytes.clone());
+    let (_, handle) = open(tree.vfs(), "read", READ).await.unwrap();
+    for offset in 0..8 {
+        tree.vfs().read(handle, offset << 20, 1 << 20).await.unwrap();
+    }
+    let written =
+        tokio::time::timeout(Duration::from_secs(20), write_file(tree.vfs(), "written", &bytes[..30 << 20]));
+    written.await.expect("memory comes back").unwrap();
+    assert_eq!(read_all(tree.vfs(), handle, 1 << 20).await.unwrap(), bytes);
+    tree.vfs().release(handle).await.unwrap();
+    let budget = tree.writers.budget();
+    assert!(budget.used_bytes_most() <= budget.bytes() + budget.slack_bytes() + (2 << 20));
 }
 
 /// The document and the tests say the same.

@@ -32,6 +32,8 @@ pub(super) struct Standing {
     pub(super) failed: bool,
     /// It was given up.
     pub(super) discarded: bool,
+    /// The name was unlinked: what is written goes nowhere, as POSIX has it.
+    pub(super) unlinked: bool,
     /// The opener has closed its descriptor after the last write.
     pub(super) opener_flushed: bool,
 }
@@ -62,6 +64,7 @@ pub(super) enum Verdict {
 pub(super) fn decide(standing: Standing, word: Word) -> Verdict {
     match word {
         Word::Release => on_release(standing),
+        Word::Flush { .. } | Word::Fsync if standing.unlinked && !standing.armed => Verdict::Nothing,
         Word::Flush { .. } | Word::Fsync | Word::Commit if standing.failed || standing.discarded => {
             Verdict::TellAgain
         }
@@ -97,6 +100,9 @@ fn on_release(standing: Standing) -> Verdict {
     if standing.discarded {
         return Verdict::Nothing;
     }
+    if standing.unlinked {
+        return Verdict::Discard("its name was unlinked");
+    }
     if standing.failed {
         return Verdict::Discard("a request has failed");
     }
@@ -124,6 +130,7 @@ mod tests {
         published: false,
         failed: false,
         discarded: false,
+        unlinked: false,
         opener_flushed: false,
     };
     const WRITTEN: Standing = Standing { dirty: true, ..CREATED };
@@ -195,6 +202,15 @@ mod tests {
     }
 
     #[test]
+    fn who_writes_to_an_unlinked_file_hears_nothing_of_it_but_the_front() {
+        let unlinked = Standing { unlinked: true, failed: true, ..WRITTEN };
+        assert_eq!(decide(unlinked, by_opener()), Verdict::Nothing);
+        assert_eq!(decide(unlinked, Word::Fsync), Verdict::Nothing);
+        assert!(matches!(decide(unlinked, Word::Release), Verdict::Discard(_)));
+        assert_eq!(decide(Standing { armed: true, ..unlinked }, Word::Commit), Verdict::TellAgain);
+    }
+
+    #[test]
     fn what_is_written_after_a_publication_is_published_again() {
         let again = Standing { published: true, ..WRITTEN };
         assert_eq!(decide(again, by_opener()), Verdict::Publish);
@@ -205,15 +221,17 @@ mod tests {
         #[test]
         fn nothing_is_published_that_failed_was_given_up_or_lacks_its_commit(
             armed: bool, begun: bool, dirty: bool, published: bool, failed: bool, discarded: bool,
-            opener_flushed: bool, process in prop::option::of(6_u32..9), killed: bool, opener_gone: bool,
+            unlinked: bool, opener_flushed: bool, process in prop::option::of(6_u32..9), killed: bool, opener_gone: bool,
         ) {
-            let standing = Standing { armed, begun, dirty, published, failed, discarded, opener_flushed };
+            let standing = Standing {
+                armed, begun, dirty, published, failed, discarded, unlinked, opener_flushed,
+            };
             for word in [flush(process, killed, opener_gone), Word::Fsync, Word::Release] {
                 let verdict = decide(standing, word);
-                if armed || failed || discarded {
+                if armed || failed || discarded || unlinked {
                     prop_assert_ne!(verdict, Verdict::Publish);
                 }
-                if (failed || discarded) && word != Word::Release {
+                if (failed || discarded) && (armed || !unlinked) && word != Word::Release {
                     prop_assert_eq!(verdict, Verdict::TellAgain);
                 }
             }

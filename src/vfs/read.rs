@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!            ┌ read by now ┐┌────────── window: 8 × what was read in order ──────────┐
-//! object ────┴─────────────┴┴ fetch ┴ fetch ┴ fetch ┴ fetch ┴ … up to 8 MiB each ────┴──────
+//! object ────┴─────────────┴┴ fetch ┴ fetch ┴ fetch ┴ fetch ┴ … up to 6 MiB each ────┴──────
 //! ```
 //!
 //! Whoever jumps about gets what he asked for and nothing more. A handle that reads an object from its first
@@ -34,11 +34,11 @@ use crate::cos::{ByteRange, CosError, Crc64, ETag, Key, ObjectMeta, ObjectStore,
 
 /// What a read from the beginning fetches at first: small files come in one request.
 const FIRST_BYTES: u64 = 2 << 20;
-/// Longest range: at 20 ms of latency and 40 MB/s per connection, the latency is a tenth of it.
-const RANGE_BYTES_MAX: u64 = 8 << 20;
+/// Longest range: at 20 ms of latency and 40 MB/s per connection, the latency is an eighth of it.
+const RANGE_BYTES_MAX: u64 = 6 << 20;
 /// How far the window reaches beyond what was read in order so far.
 const WINDOW_GROWTH: u64 = 8;
-/// Twelve ranges in flight carry eight connections' worth.
+/// Twelve ranges in flight carry ten connections' worth, and one download stays far below 160 MiB.
 const WINDOW_BYTES_MAX: u64 = 12 * RANGE_BYTES_MAX;
 /// The share of the memory limit that one reader's window may have.
 const WINDOW_SHARE: (u64, u64) = (3, 8);

@@ -74,7 +74,7 @@ pub(super) async fn unlink(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResul
     vfs.policy.may_remove(name, standing(Some(&target)))?;
     let writers = shared.writing.of_key(key.as_str());
     for file in &writers {
-        file.orphan();
+        file.unlink();
     }
     // A writer may have published a moment ago; what was never published asks for no request.
     let may_exist = !target.is_unpublished() || writers.iter().any(|file| file.standing().published);

@@ -66,6 +66,8 @@ struct State {
     armed: bool,
     published: bool,
     discarded: Option<&'static str>,
+    /// The name was unlinked; how far the file reaches for its writer, whose bytes go nowhere now.
+    unlinked: Option<u64>,
     opener_flushed: bool,
     /// Fail at publish where the key is taken.
     forbid_overwrite: bool,
@@ -150,6 +152,9 @@ impl OpenFile {
         data: &[u8],
         append: bool,
     ) -> VfsResult<WriteOutcome> {
+        if self.swallows(offset, data.len(), append) {
+            return Ok(WriteOutcome::Written);
+        }
         let writer = self.writer_at(shared, offset, append)?;
         let offset = if append { writer.bytes() } else { offset };
         match writer.try_write(offset, data)? {
@@ -175,11 +180,23 @@ impl OpenFile {
                 WriteOutcome::MustWait => Err(VfsError::WouldBlock),
             };
         }
+        if self.swallows(offset, data.len(), append) {
+            return Ok(());
+        }
         let writer = self.writer_at(shared, offset, append)?;
         let offset = if append { writer.bytes() } else { offset };
         writer.write(offset, data).await?;
         self.note_written();
         Ok(())
+    }
+
+    /// Takes a write to a file that was unlinked: it goes nowhere. The front is told instead.
+    fn swallows(&self, offset: u64, bytes: usize, append: bool) -> bool {
+        let mut state = self.state.lock();
+        let armed = state.armed;
+        let Some(end) = state.unlinked.as_mut().filter(|_| !armed && self.how.write) else { return false };
+        *end = (*end).max(if append { *end } else { offset } + bytes as u64);
+        true
     }
 
     fn note_written(&self) {
@@ -261,7 +278,11 @@ impl OpenFile {
         }
         match verdict {
             Verdict::Nothing => Ok(()),
-            Verdict::Publish => self.publish(shared).await,
+            Verdict::Publish => match self.publish(shared).await {
+                // Unlinked while it was on its way: nobody is to be told but the front.
+                Err(_) if self.standing().unlinked && !standing.armed => Ok(()),
+                published => published,
+            },
             Verdict::Discard(why) => {
                 self.discard(shared, why).await;
                 Ok(())
@@ -319,11 +340,21 @@ impl OpenFile {
         }
     }
 
-    /// The name leads elsewhere now: nothing of this file may become visible any more.
+    /// Something else was renamed onto the name, or the name away: nothing that is written from now on may
+    /// become visible, and who writes is told.
     pub(super) fn orphan(&self) {
         if let Some(writer) = &self.state.lock().writer {
             writer.orphan();
         }
+    }
+
+    /// The name was unlinked: nothing of this file may become visible any more.
+    pub(super) fn unlink(&self) {
+        let mut state = self.state.lock();
+        let bytes = state.writer.as_ref().map_or(0, |writer| writer.bytes());
+        state.unlinked.get_or_insert(bytes);
+        drop(state);
+        self.orphan();
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -335,6 +366,7 @@ impl OpenFile {
             published: state.published,
             failed: state.writer.as_ref().is_some_and(|writer| writer.failure().is_some()),
             discarded: state.discarded.is_some(),
+            unlinked: state.unlinked.is_some(),
             opener_flushed: state.opener_flushed,
         }
     }
@@ -348,7 +380,8 @@ impl OpenFile {
     /// Something will be published that is not yet.
     pub(super) fn is_unpublished(&self) -> bool {
         let standing = self.standing();
-        standing.begun && !standing.discarded && (standing.dirty || !standing.published)
+        let lives = standing.begun && !standing.discarded && !standing.unlinked;
+        lives && (standing.dirty || !standing.published)
     }
 
     /// Begun, empty, and nobody has to commit it: it may be published at any time.
@@ -381,7 +414,7 @@ impl OpenFile {
         if state.discarded.is_some() {
             return None;
         }
-        state.writer.as_ref().map(|writer| writer.bytes())
+        state.unlinked.or_else(|| state.writer.as_ref().map(|writer| writer.bytes()))
     }
 
     /// What the object will be given, for stat; `None` before anything has begun.
