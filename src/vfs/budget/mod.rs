@@ -27,6 +27,8 @@
 //!
 //! Lock order: the lock in here is a leaf. Nothing is called under it; waiters are woken through channels.
 
+mod holding;
+
 use std::{
     cmp::Reverse,
     collections::{HashSet, VecDeque},
@@ -41,6 +43,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::{config::BLOCK_BYTES, cos::PART_BYTES_MIN};
+use holding::Holder;
+pub(super) use holding::{Block, Right, Seat, Transit};
+pub use holding::{Reclaimer, Room};
 
 /// Bytes of a block.
 pub(super) const BLOCK: usize = 64 << 10;
@@ -112,60 +117,6 @@ pub(super) struct Grant {
     pub(super) room: Room,
     /// The right to grow beyond the budget; to be held until the part leaves.
     pub(super) right: Option<Right>,
-}
-
-/// Blocks set aside for one holder; given back when dropped.
-#[derive(Debug)]
-pub struct Room {
-    budget: Arc<Budget>,
-    blocks: usize,
-    holder: Holder,
-    /// It comes with a seat.
-    seated: bool,
-}
-
-/// One of the parts that are begun and cannot be sent yet.
-#[derive(Debug)]
-pub(super) struct Seat {
-    budget: Arc<Budget>,
-}
-
-/// Who holds a room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Holder {
-    /// Turns it into [`Block`]s, which the free list feeds.
-    Writer,
-    /// Keeps bytes that came over HTTP.
-    Reader,
-    Other,
-}
-
-/// A writer's right to grow to a sendable part beyond the budget.
-#[derive(Debug)]
-pub(super) struct Right {
-    budget: Arc<Budget>,
-    writer: u64,
-    /// Taken back already.
-    void: bool,
-}
-
-/// A request that carries blocks to COS: while there is one, memory will come back by itself.
-#[derive(Debug)]
-pub(super) struct Transit {
-    budget: Arc<Budget>,
-}
-
-/// 64 KiB of memory, filled from its beginning.
-pub(super) struct Block {
-    bytes: Vec<u8>,
-    budget: Arc<Budget>,
-}
-
-/// Keeps a reclaimer registered.
-#[derive(Debug)]
-pub struct Reclaimer {
-    budget: Arc<Budget>,
-    number: u64,
 }
 
 impl Budget {
@@ -504,128 +455,6 @@ impl Drop for Ticket {
     }
 }
 
-impl Room {
-    /// Bytes set aside.
-    pub fn bytes(&self) -> u64 {
-        (self.blocks * BLOCK) as u64
-    }
-
-    /// Blocks set aside.
-    pub(super) fn blocks(&self) -> usize {
-        self.blocks
-    }
-
-    /// Gives back all but `bytes`, rounded up to blocks.
-    pub fn shrink_to(&mut self, bytes: u64) {
-        let keep = blocks_of(bytes).min(self.blocks);
-        let surplus = self.blocks - keep;
-        self.blocks = keep;
-        if surplus > 0 {
-            self.budget.give_back(surplus, self.holder, None);
-        }
-    }
-
-    /// Adds `other` to this room, of the same kind and budget.
-    pub(super) fn join(&mut self, mut other: Self) {
-        debug_assert!(self.holder == other.holder && Arc::ptr_eq(&self.budget, &other.budget));
-        self.blocks += std::mem::take(&mut other.blocks);
-        if !self.seated {
-            self.seated = std::mem::take(&mut other.seated);
-        }
-    }
-
-    /// Whether it comes with a seat.
-    pub(super) fn is_seated(&self) -> bool {
-        self.seated
-    }
-
-    /// The seat, for the part that its blocks went into.
-    pub(super) fn take_seat(&mut self) -> Option<Seat> {
-        std::mem::take(&mut self.seated).then(|| Seat { budget: Arc::clone(&self.budget) })
-    }
-
-    /// Turns one of the blocks set aside into memory.
-    pub(super) fn block(&mut self) -> Option<Block> {
-        self.blocks = self.blocks.checked_sub(1)?;
-        let recycled = self.budget.state.lock().free.pop();
-        let bytes = recycled.unwrap_or_else(|| Vec::with_capacity(BLOCK));
-        Some(Block { bytes, budget: Arc::clone(&self.budget) })
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        drop(self.take_seat());
-        if self.blocks > 0 {
-            self.budget.give_back(self.blocks, self.holder, None);
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = self.budget.state.lock();
-        state.seats -= 1;
-        if !state.is_quiet() {
-            self.budget.serve(&mut state);
-        }
-    }
-}
-
-impl Block {
-    /// Bytes that still fit.
-    pub(super) fn room(&self) -> usize {
-        BLOCK - self.bytes.len()
-    }
-
-    /// Copies `bytes`, which must fit, behind those already there.
-    pub(super) fn put(&mut self, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= self.room());
-        self.bytes.extend_from_slice(bytes);
-    }
-}
-
-impl AsRef<[u8]> for Block {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        let mut memory = std::mem::take(&mut self.bytes);
-        memory.clear();
-        self.budget.give_back(1, Holder::Writer, Some(memory));
-    }
-}
-
-impl Drop for Right {
-    fn drop(&mut self) {
-        if self.void {
-            return;
-        }
-        self.budget.state.lock().rights.remove(&self.writer);
-        if self.budget.is_pressed() {
-            self.budget.pressure.notify_one();
-        }
-    }
-}
-
-impl Drop for Transit {
-    fn drop(&mut self) {
-        self.budget.in_transit.fetch_sub(1, Ordering::Relaxed);
-        if self.budget.is_pressed() {
-            self.budget.pressure.notify_one();
-        }
-    }
-}
-
-impl Drop for Reclaimer {
-    fn drop(&mut self) {
-        self.budget.reclaimers.lock().retain(|(number, _)| *number != self.number);
-    }
-}
-
 impl fmt::Debug for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
@@ -638,12 +467,6 @@ impl fmt::Debug for Budget {
             .field("rights", &state.rights.len())
             .field("in_transit", &self.in_transit)
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
