@@ -157,7 +157,7 @@ fn write_config(dir: &Path, store: SocketAddr, port: u16) -> anyhow::Result<Path
         ));
     }
     text.push_str(&format!(
-        "[NETWORK]\nlisten_port = {port}\n\n[OPTIONAL]\nlog_dir = {}\n",
+        "[NETWORK]\nlisten_port = {port}\n\n[OPTIONAL]\nlog_level = WARNING\nlog_dir = {}\n",
         dir.join("log").display()
     ));
     let write = || -> io::Result<()> {
