@@ -93,7 +93,9 @@ fn start_with(config: &LogConfig, file: Option<File>) -> Log {
 /// Our own lines from `level` on, those of others from WARN on.
 fn filter(level: Level) -> Targets {
     let others = LevelFilter::from_level(level).min(LevelFilter::WARN);
-    Targets::new().with_default(others).with_target("cosgate", level)
+    // libunftp warns of each command that fails; the client reads it, and the front's own lines tell of it.
+    let inner = others.min(LevelFilter::ERROR);
+    Targets::new().with_default(others).with_target("cosgate", level).with_target("libunftp", inner)
 }
 
 fn to_stderr(reader: Reader, json: bool, writer: NonBlocking) -> AnyLayer {

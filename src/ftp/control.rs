@@ -158,6 +158,14 @@ impl ControlWatch {
         self.quit.load(Ordering::Acquire)
     }
 
+    /// Waits, on this thread, until the client hangs up, for `time` at most.
+    pub(super) fn linger(&self, time: Duration) {
+        let Ok(time) = Timespec::try_from(time) else { return };
+        let mut fds = [PollFd::new(&*self.stream, PollFlags::RDHUP)];
+        // Interrupted by a signal it is shorter; the question that follows is asked all the same.
+        rustix::event::poll(&mut fds, Some(&time)).ok();
+    }
+
     /// Looks without reading. Peeking would be no use: unread commands hide the FIN behind them, while
     /// POLLRDHUP tells of it at once.
     pub(super) fn pending(&self) -> Pending {

@@ -43,6 +43,8 @@ use super::{
 const SETTLE_TIME_MIN: Duration = Duration::from_millis(2);
 /// Longest: a client that took long to dial is not that far away.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
+/// Up to here a thread waits, to the microsecond: the runtime's timer makes 4 ms of 2.
+const PRECISE_WAIT_MAX: Duration = Duration::from_millis(5);
 /// How long the desk may take to read what stands unread in the control connection.
 const UNREAD_TIME_MAX: Duration = Duration::from_millis(500);
 /// A piece is written as soon as it is this large: few requests to the mount, and none that waits for more.
@@ -210,16 +212,30 @@ impl Upload {
             Some(_) => Ok(()),
             None => {
                 let wait = (dialled_within * 2).clamp(SETTLE_TIME_MIN, SETTLE_TIME_MAX);
-                tokio::try_join!(self.prepare(), settle(control, wait))?;
-                // Preparing may take long; a client that hung up meanwhile has not waited for its 226.
-                settle(control, Duration::ZERO).await
+                self.prepare_and_wait(control, wait).await?;
+                is_still_there(control).await
             }
         }
     }
 
-    async fn prepare(&self) -> Result<(), Broken> {
-        let (root, file) = (self.root.clone(), self.file.clone());
-        self.wait_for_store(move || root.prepare(&file)).await
+    /// Sends what can be sent; takes at least `wait`.
+    async fn prepare_and_wait(&self, control: &ControlWatch, wait: Duration) -> Result<(), Broken> {
+        let begun = Instant::now();
+        let (root, file, watch) = (self.root.clone(), self.file.clone(), control.clone());
+        self.wait_for_store(move || {
+            root.prepare(&file)?;
+            let left = wait.saturating_sub(begun.elapsed());
+            if left <= PRECISE_WAIT_MAX {
+                watch.linger(left);
+            }
+            Ok(())
+        })
+        .await?;
+        let left = wait.saturating_sub(begun.elapsed());
+        if !left.is_zero() {
+            tokio::time::sleep(left).await;
+        }
+        Ok(())
     }
 
     async fn commit(&self) -> Result<(), Broken> {
@@ -373,9 +389,8 @@ impl Room {
     }
 }
 
-/// Whether the client that has ended its data is still there, `wait` later.
-async fn settle(control: &ControlWatch, wait: Duration) -> Result<(), Broken> {
-    tokio::time::sleep(wait).await;
+/// Whether the client that has ended its data some time ago still waits for its 226.
+async fn is_still_there(control: &ControlWatch) -> Result<(), Broken> {
     let begun = Instant::now();
     loop {
         let Pending { unread, hung_up } = control.pending();
