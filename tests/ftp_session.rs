@@ -493,6 +493,27 @@ fn a_hundred_sessions_store_at_once() {
 }
 
 #[test]
+fn more_writers_than_memory_all_finish() {
+    let _watchdog = Watchdog::bark_after(300);
+    let emulator = Emulator::start();
+    let setup = Setup::new(&emulator).account("user0", "").optional("memory_limit = 16M");
+    let mut gateway = setup.serve();
+    emulator.pace(20, 0);
+    let sessions: Vec<Client> = (0..60).map(|_| Client::log_in(&mut gateway, "user0")).collect();
+    std::thread::scope(|scope| {
+        for (number, mut client) in sessions.into_iter().enumerate() {
+            scope.spawn(move || {
+                let (code, text) = client.store(format!("STOR f{number}"), &content(5_000_000));
+                assert_eq!(code, 226, "{text}");
+            });
+        }
+    });
+    let objects = emulator.objects(BUCKET);
+    assert_eq!(objects.iter().filter(|object| object.bytes == 5_000_000).count(), 60);
+    assert_eq!(emulator.uploads(), []);
+}
+
+#[test]
 fn a_slow_publish_holds_up_nobody_else_in_its_directory() {
     let _watchdog = Watchdog::bark_after(120);
     let (emulator, mut gateway) = one_user();

@@ -129,7 +129,14 @@ impl FrontDesk {
                     let said = self.control.say(&announcement(verb, &path, file), self.names).await;
                     told_or_gone(said, interrupt);
                 }
-                outcome = &mut running => return outcome,
+                outcome = &mut running => {
+                    // Both may have come since the last look, and 150 goes first.
+                    if let Ok(file) = opened.try_recv() {
+                        let said = self.control.say(&announcement(verb, &path, file), self.names).await;
+                        told_or_gone(said, interrupt);
+                    }
+                    return outcome;
+                }
                 () = reached(&mut phase, Phase::Breaking), if !is_broken_off => {
                     is_broken_off = true;
                     interrupt.send_replace(Some(Interruption::Stopping));

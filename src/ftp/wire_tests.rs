@@ -549,6 +549,17 @@ async fn a_stop_lets_transfers_finish_and_breaks_what_takes_too_long() {
     assert!(TcpStream::connect(("127.0.0.1", served.port)).await.is_err());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_transfer_is_so_short_that_its_end_overtakes_its_beginning() {
+    let served = Served::start(|_| {});
+    std::fs::write(served.path().join("f"), "").unwrap();
+    let mut client = served.logged_in().await;
+    for _ in 0..500 {
+        assert_eq!(client.fetch("RETR f").await, b"");
+        assert_eq!(client.fetch("NLST f").await, b"f\r\n");
+    }
+}
+
 #[tokio::test]
 async fn many_sessions_transfer_at_once() {
     let served = Served::start(|_| {});
