@@ -104,16 +104,14 @@ fn answer(service: &Service, request: &Request, text: &[u8]) -> Result<Value, Re
             Ok(json!({ "id": add_fault(service, fault)? }))
         }
         ("DELETE", "/faults") => {
-            service.faults.clear();
-            service.store.remember_history(false);
+            clear_faults(service);
             Ok(json!({}))
         }
         ("DELETE", path) if path.starts_with("/faults/") => {
             let id = path["/faults/".len()..].parse().map_err(|_| (400, "no such ID".to_owned()))?;
-            if !service.faults.remove(id) {
+            if !remove_fault(service, id) {
                 return Err((404, "no such fault".to_owned()));
             }
-            service.store.remember_history(service.faults.has(FaultKind::ListLag));
             Ok(json!({}))
         }
         ("GET", "/uploads") => Ok(uploads(service)),
@@ -140,6 +138,18 @@ pub(super) fn add_fault(service: &Service, fault: Fault) -> Result<u64, Refused>
         service.store.remember_history(true);
     }
     Ok(service.faults.add(fault, service.clock.now_ms()))
+}
+
+/// Whether there was one of that ID.
+pub(super) fn remove_fault(service: &Service, id: u64) -> bool {
+    let removed = service.faults.remove(id);
+    service.store.remember_history(service.faults.has(FaultKind::ListLag));
+    removed
+}
+
+pub(super) fn clear_faults(service: &Service) {
+    service.faults.clear();
+    service.store.remember_history(false);
 }
 
 fn refused(error: &serde_json::Error) -> Refused {

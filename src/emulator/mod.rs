@@ -25,6 +25,7 @@ mod admin;
 mod attributes;
 mod body;
 mod bucket;
+mod checksum;
 mod clock;
 mod condition;
 mod connection;
@@ -267,12 +268,12 @@ impl Emulator {
 
     /// Takes a fault back; whether it was still there.
     pub fn remove_fault(&self, id: u64) -> bool {
-        self.service.faults.remove(id)
+        admin::remove_fault(&self.service, id)
     }
 
     /// Takes all faults back.
     pub fn clear_faults(&self) {
-        self.service.faults.clear();
+        admin::clear_faults(&self.service);
     }
 
     /// How often an operation was asked for; zeros for a name that is none.

@@ -6,6 +6,7 @@ use super::{
     attributes,
     body::Body,
     bucket::{ACCOUNT, Listing, appid, is_url_encoded, page_length, write_groups},
+    checksum::Combined,
     clock::list_date,
     content::{Content, Intake},
     document::{Element, Xml},
@@ -19,7 +20,7 @@ use super::{
     signature::hex,
     store::{Object, Part, Upload},
 };
-use crate::cos::{Crc64, PARTS_MAX};
+use crate::cos::PARTS_MAX;
 
 /// Longest document of Complete: 10,000 parts with room to spare.
 const COMPLETE_BYTES_MAX: u64 = 4 << 20;
@@ -271,7 +272,7 @@ fn assemble(
         return Err(error::INVALID_PART_ORDER);
     }
     let mut content = Content::default();
-    let mut crc = Crc64::EMPTY;
+    let mut crc = Combined::default();
     let mut digest = Md5::new();
     let mut has_small = false;
     digest.update(id);
@@ -285,7 +286,7 @@ fn assemble(
         // Told only if nothing worse is wrong with a later one.
         has_small |= place + 1 < wanted.len() && part.content.len() < part_bytes_min;
         content.extend(&part.content);
-        crc = crc.followed_by(Crc64(part.crc64), part.content.len());
+        crc.push(part.crc64, part.content.len());
         digest.update(etag);
     }
     if has_small {
@@ -295,7 +296,7 @@ fn assemble(
         content,
         // With the upload's ID in it, nobody can compute it.
         etag: format!("{}-{}", hex(&digest.finalize()), wanted.len()),
-        crc64: crc.0,
+        crc64: crc.crc64(),
         modified,
         appendable: false,
         attributes: upload.attributes.clone(),

@@ -7,6 +7,7 @@ use md5::{Digest as _, Md5};
 use super::{
     attributes,
     body::Body,
+    checksum::Combined,
     clock::http_date,
     condition::{Verdict, judge, range},
     content::{Intake, Received},
@@ -31,7 +32,9 @@ impl Service {
         let object = self.store.object(call.bucket(), call.key())?;
         match judge(call.request, "", &object) {
             Verdict::Go => {}
-            Verdict::NotModified => return Ok(Response::empty(304)),
+            Verdict::NotModified => {
+                return Ok(Response::empty(304).with("Content-Type", "application/xml"));
+            }
             Verdict::Failed => return Err(error::PRECONDITION_FAILED),
         }
         let mut response = describe(Response::empty(200), &object);
@@ -51,6 +54,7 @@ impl Service {
             Verdict::Go => {}
             Verdict::NotModified => {
                 return Ok(Response::empty(304)
+                    .with("Content-Type", "application/xml")
                     .with("ETag", format!("\"{}\"", object.etag))
                     .with("x-cos-hash-crc64ecma", object.crc64.to_string()));
             }
@@ -176,8 +180,9 @@ impl Service {
             }
             let mut object = present.clone();
             object.content.extend(&received.content);
-            object.crc64 =
-                crate::cos::Crc64(present.crc64).followed_by(crate::cos::Crc64(received.crc64), added).0;
+            let mut crc = Combined::from(present.crc64);
+            crc.push(received.crc64, added);
+            object.crc64 = crc.crc64();
             // Not the MD5 of the whole: nobody shall count on it.
             object.etag = hex(&Md5::digest(format!("{}{appended}", present.etag)));
             object.modified = modified;
