@@ -50,8 +50,8 @@ async fn close(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
 }
 
 async fn begin(vfs: &Vfs, path: &str, content: &[u8]) -> (Entry, HandleNo) {
-    let (entry, handle) = create(vfs, path, NEW).await.unwrap();
-    write(vfs, handle, 0, content).await.unwrap();
+    let (entry, handle) = create(vfs, path, NEW).await.expect("it can be created");
+    write(vfs, handle, 0, content).await.expect("it takes bytes");
     (entry, handle)
 }
 
@@ -782,8 +782,8 @@ fn dated(seconds: u64) -> AttributeChange {
 }
 
 async fn inode_of(vfs: &Vfs, path: &str) -> InodeNo {
-    let (parent, name) = walk(vfs, path).await.unwrap();
-    vfs.lookup(parent, &name).await.unwrap().attributes.inode
+    let (parent, name) = walk(vfs, path).await.expect("the directory is there");
+    vfs.lookup(parent, &name).await.expect("the name is there").attributes.inode
 }
 
 /// > Without `posix_metadata`, times and modes set before a file is published are stored with the object, and set later have no effect.

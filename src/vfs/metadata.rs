@@ -180,6 +180,7 @@ impl Shared {
             let mut new = NewObject { content_type: Some(MARKER_TYPE.to_owned()), ..NewObject::default() };
             new.metadata = meta.map(|meta| meta.metadata).unwrap_or_default();
             gathered.kept.write(FileKind::Directory, &mut new.metadata)?;
+            let _permit = self.writers.upload_permit().await;
             self.store.put_object(key, Payload::new(Bytes::new()), &new).await.map_err(error)?;
             self.note_put(key.as_str(), Facts::directory(super::attr::from_seconds(0)));
             return Ok(());
@@ -189,6 +190,7 @@ impl Shared {
             return Err(VfsError::ReplacedMeanwhile { name: name.to_owned() });
         };
         let new = self.with_kept(&meta, &gathered.kept)?;
+        let _permit = self.writers.upload_permit().await;
         let stored = self.store.copy_object(key, key, Some(&meta.etag), Some(&new), false).await;
         let stored = stored.map_err(error)?;
         let modified = stored.last_modified.unwrap_or_else(Self::wall_clock);

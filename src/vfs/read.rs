@@ -362,3 +362,35 @@ impl Course {
 fn aligned(at: u64) -> u64 {
     at / PIECE_BYTES * PIECE_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn course(reads: &[(u64, u64)]) -> Course {
+        let mut course = Course::default();
+        for (offset, bytes) in reads {
+            course.follow(*offset, offset + bytes);
+        }
+        course
+    }
+
+    #[test]
+    fn reading_in_order_is_seen_although_requests_overtake_each_other() {
+        let in_order: Vec<_> = (0..8).map(|number| (number << 17, 1 << 17)).collect();
+        assert_eq!(course(&in_order).run, 1 << 20);
+        let mut shuffled = in_order.clone();
+        shuffled.swap(2, 3);
+        shuffled.swap(5, 7);
+        let course = course(&shuffled);
+        assert_eq!((course.run, course.expected), (1 << 20, 1 << 20));
+    }
+
+    #[test]
+    fn a_jump_ends_the_run_and_the_next_read_behind_it_begins_one() {
+        let jumped = course(&[(0, 65_536), (65_536, 65_536), (100 << 20, 65_536)]);
+        assert_eq!(jumped.run, 0);
+        let resumed = course(&[(100 << 20, 65_536), ((100 << 20) + 65_536, 65_536)]);
+        assert_eq!(resumed.run, 65_536);
+    }
+}

@@ -120,6 +120,7 @@ impl Shared {
         let mut new = NewObject { content_type: Some(MARKER_TYPE.to_owned()), ..NewObject::default() };
         kept.write(FileKind::Directory, &mut new.metadata)?;
         self.keys.settled(marker).await?;
+        let _permit = self.writers.upload_permit().await;
         let put = self.store.put_object(marker, Payload::new(Bytes::new()), &new).await;
         put.map_err(|error| VfsError::from_cos(error, name))?;
         let facts = Facts::directory(from_seconds(0));

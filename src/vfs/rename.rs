@@ -244,6 +244,7 @@ async fn copy(
     forbid_overwrite: bool,
 ) -> Result<Stored, CosError> {
     if meta.size <= PART_COPY_ABOVE_BYTES {
+        let _permit = shared.writers.upload_permit().await;
         return shared.store.copy_object(source, target, Some(&meta.etag), replace, forbid_overwrite).await;
     }
     let mut new = replace.cloned().unwrap_or_else(|| NewObject {
@@ -253,7 +254,8 @@ async fn copy(
     });
     new.forbid_overwrite = forbid_overwrite;
     let upload = shared.store.initiate_multipart_upload(target, &new).await?;
-    let copied = copy_parts(shared, source, target, meta, &upload, forbid_overwrite).await;
+    let part_bytes = meta.size.div_ceil(u64::from(PARTS_MAX)).clamp(COPIED_PART_BYTES_MIN, PUT_BYTES_MAX);
+    let copied = copy_parts(shared, source, target, meta, part_bytes, &upload, forbid_overwrite).await;
     if copied.is_err()
         && let Err(error) = shared.store.abort_multipart_upload(target, &upload).await
     {
@@ -267,10 +269,10 @@ async fn copy_parts(
     source: &Key,
     target: &Key,
     meta: &ObjectMeta,
+    part_bytes: u64,
     upload: &UploadId,
     forbid_overwrite: bool,
 ) -> Result<Stored, CosError> {
-    let part_bytes = meta.size.div_ceil(u64::from(PARTS_MAX)).clamp(COPIED_PART_BYTES_MIN, PUT_BYTES_MAX);
     let ranges = (0..meta.size.div_ceil(part_bytes)).map(|index| {
         let first = index * part_bytes;
         let number = u16::try_from(index + 1).ok().and_then(PartNumber::new);
@@ -279,6 +281,7 @@ async fn copy_parts(
     let copies = ranges.map(|(number, range)| async move {
         let number =
             number.ok_or_else(|| CosError::new("UploadPartCopy", Reason::TooLarge).of_key(source))?;
+        let _permit = shared.writers.upload_permit().await;
         shared.store.upload_part_copy(target, upload, number, source, range, Some(&meta.etag)).await
     });
     let mut parts: Vec<PartStored> = stream::iter(copies).buffer_unordered(COPIES_MAX).try_collect().await?;
@@ -291,6 +294,7 @@ async fn copy_parts(
         CosError::new("UploadPartCopy", Reason::Refused).of_key(source).because(why)
     })?;
     let expected = Expected { bytes: meta.size, crc64 };
+    let _permit = shared.writers.upload_permit().await;
     shared.store.complete_multipart_upload(target, upload, &parts, expected, forbid_overwrite).await
 }
 
@@ -468,5 +472,37 @@ async fn delete_all(shared: &Shared, keys: &[Key], name: &str) -> VfsResult<()> 
     match failed.into_iter().next() {
         Some((_, error)) => Err(VfsError::from_cos(error, name)),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cos::{MemoryStore, ObjectStore},
+        vfs::shared::tests::shared,
+    };
+
+    #[tokio::test]
+    async fn large_objects_are_copied_in_parts_and_checked() {
+        let memory = Arc::new(MemoryStore::new());
+        let shared = shared(memory.clone());
+        let bytes: Vec<u8> =
+            (0..3_670_016_u32).map(|number| number.to_le_bytes()[usize::from(number % 2 == 0)]).collect();
+        memory.insert("source", bytes.clone());
+        let (source, target) = (Key::new("source").unwrap(), Key::new("target").unwrap());
+        let meta = memory.head_object(&source).await.unwrap();
+        let begin =
+            || async { memory.initiate_multipart_upload(&target, &NewObject::default()).await.unwrap() };
+        let upload = begin().await;
+        copy_parts(&shared, &source, &target, &meta, 1 << 20, &upload, false).await.unwrap();
+        assert_eq!(memory.content("target").unwrap(), bytes);
+        assert_eq!(memory.meta("target").unwrap().crc64, meta.crc64);
+        // Another version than the one that was looked at is not copied.
+        memory.insert("source", "other");
+        let upload = begin().await;
+        let error = copy_parts(&shared, &source, &target, &meta, 1 << 20, &upload, false).await.unwrap_err();
+        assert_eq!(error.reason, Reason::PreconditionFailed);
+        assert_eq!(memory.content("target").unwrap(), bytes);
     }
 }

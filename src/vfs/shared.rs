@@ -332,3 +332,56 @@ impl Shared {
         inode == ROOT
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::{Addressing, Secret, StoreConfig};
+
+    /// The state of a whole bucket, for tests of what is not behind the door.
+    pub(in crate::vfs) fn shared(store: Arc<dyn ObjectStore>) -> Arc<Shared> {
+        let limits = Limits {
+            memory_bytes: 64 << 20,
+            min_part_bytes: 1 << 20,
+            single_file_bytes_max: 1 << 40,
+            upload_requests_max: 2,
+            attr_ttl: Duration::from_secs(5),
+            grace: Duration::ZERO,
+            state_prefix: ".cosgate/".to_owned(),
+        };
+        let mount = MountConfig {
+            name: "COS_ACCOUNT".to_owned(),
+            store: StoreConfig {
+                bucket: "demo-1250000000".to_owned(),
+                endpoint: "cos.example".to_owned(),
+                https: true,
+                addressing: Addressing::Virtual,
+                secret_id: String::new(),
+                secret_key: Secret::new(""),
+                token: None,
+                ca_file: None,
+                proxy: None,
+                storage_class: None,
+                sse: None,
+                timeout: Duration::from_secs(1),
+            },
+            prefix: String::new(),
+            home: PathBuf::from("/home/demo"),
+            nonempty: false,
+            shows: Appearance {
+                uid: Some(0),
+                gid: Some(0),
+                file_mode: 0o644,
+                dir_mode: 0o755,
+                allow_other: true,
+            },
+            posix_metadata: false,
+            policies: Vec::new(),
+        };
+        let runtime = Runtime::current();
+        let writers = Writers::new(&limits, runtime.clone());
+        Shared::new(store, &mount, &limits, writers, Keys::new(), runtime, Vec::new())
+    }
+}
