@@ -9,7 +9,7 @@
 //! | what a name leads to | `resolve.rs`, over `listing.rs`, `overlay.rs`, `inode.rs` |
 //! | directories, read | `dir.rs` |
 //! | files, read | `read.rs`, `fetch.rs` |
-//! | files, opened for writing, and when they are published | `open.rs`, `writing.rs`, `close.rs`, `write/` |
+//! | files, opened for writing, and when they are published | `open.rs`, `writing.rs`, `register.rs`, `close.rs`, `write/` |
 //! | names, made and removed | `remove.rs`, `rename.rs` |
 //! | times, modes, extended attributes | `metadata.rs`, `posix.rs` |
 
@@ -30,6 +30,7 @@ mod overlay;
 mod policy;
 mod posix;
 mod read;
+mod register;
 mod remove;
 mod rename;
 mod resolve;

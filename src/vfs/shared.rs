@@ -31,8 +31,8 @@ use super::{
     overlay::{Change, Overlay},
     posix::Posix,
     read::Readers,
+    register::Writing,
     resolve::Flights,
-    writing::Writing,
 };
 use crate::{
     config::{Appearance, Limits, MountConfig},

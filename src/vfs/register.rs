@@ -1,0 +1,170 @@
+//! The register of files that are open for writing, and what follows for others when one of them ends.
+//!
+//! By key it tells who must be orphaned, waited for or refused; by inode, whose bytes give a file its
+//! size. After a publication every view is shown the new object; after a discard, a name that was never
+//! published goes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::{Arc, Weak},
+    time::{Instant, SystemTime},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::{
+    HandleNo, InodeNo, Notice, VfsError, VfsResult, attr::Facts, inode::Link, posix::Posix, shared::Shared,
+    write::Published, writing::OpenFile,
+};
+use crate::cos::Key;
+
+/// All files that are open for writing.
+#[derive(Debug, Default)]
+pub(super) struct Writing(Mutex<Register>);
+
+#[derive(Debug, Default)]
+struct Register {
+    by_key: BTreeMap<String, Vec<Arc<OpenFile>>>,
+    by_inode: HashMap<InodeNo, Vec<Arc<OpenFile>>>,
+    turns: HashMap<String, Weak<AsyncMutex<()>>>,
+}
+
+impl Writing {
+    /// The lock that publications of a key share.
+    pub(super) fn turn(&self, key: &Key) -> Arc<AsyncMutex<()>> {
+        let mut register = self.0.lock();
+        if let Some(turn) = register.turns.get(key.as_str()).and_then(Weak::upgrade) {
+            return turn;
+        }
+        if register.turns.len() == register.turns.capacity() {
+            register.turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::default();
+        register.turns.insert(key.as_str().to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
+    pub(super) fn add(&self, file: &Arc<OpenFile>) {
+        let mut register = self.0.lock();
+        register.by_key.entry(file.key.as_str().to_owned()).or_default().push(file.clone());
+        register.by_inode.entry(file.inode).or_default().push(file.clone());
+    }
+
+    pub(super) fn remove(&self, file: &Arc<OpenFile>) {
+        let mut register = self.0.lock();
+        if let Some(files) = register.by_key.get_mut(file.key.as_str()) {
+            files.retain(|other| !Arc::ptr_eq(other, file));
+            if files.is_empty() {
+                register.by_key.remove(file.key.as_str());
+            }
+        }
+        if let Some(files) = register.by_inode.get_mut(&file.inode) {
+            files.retain(|other| !Arc::ptr_eq(other, file));
+            if files.is_empty() {
+                register.by_inode.remove(&file.inode);
+            }
+        }
+    }
+
+    /// The file that gives an inode its size: the last one that has begun.
+    pub(super) fn of_inode(&self, inode: InodeNo) -> Option<Arc<OpenFile>> {
+        let register = self.0.lock();
+        register.by_inode.get(&inode)?.iter().rev().find(|file| file.is_begun()).cloned()
+    }
+
+    /// The file that was opened last on an inode.
+    pub(super) fn last_of_inode(&self, inode: InodeNo) -> Option<Arc<OpenFile>> {
+        self.0.lock().by_inode.get(&inode)?.last().cloned()
+    }
+
+    pub(super) fn of_key(&self, key: &str) -> Vec<Arc<OpenFile>> {
+        self.0.lock().by_key.get(key).cloned().unwrap_or_default()
+    }
+
+    /// All files whose keys begin so.
+    pub(super) fn below(&self, directory: &str) -> Vec<Arc<OpenFile>> {
+        let register = self.0.lock();
+        let below = register.by_key.range::<str, _>((Bound::Included(directory), Bound::Unbounded));
+        below
+            .take_while(|(key, _)| key.starts_with(directory))
+            .flat_map(|(_, files)| files.iter().cloned())
+            .collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<OpenFile>> {
+        self.below("")
+    }
+}
+
+impl Shared {
+    /// After a publication: the name, in every view, leads to the new object.
+    pub(super) fn show_published(&self, file: &OpenFile, published: &Published, kept: &Posix) -> Facts {
+        let facts = Facts::of_object(published.bytes, published.last_modified, &published.etag);
+        self.note_put(file.key.as_str(), facts.clone());
+        // What was set on the object of before is not this one's.
+        self.take_gathered(file.key.as_str());
+        if self.posix_metadata {
+            self.keep((file.key.as_str().to_owned(), facts.clone()), Arc::new(kept.clone()));
+        }
+        let now = Some(Instant::now());
+        let mut inodes = self.inodes.lock();
+        inodes.update(file.inode, &facts, now);
+        let named = inodes.find(file.parent, &file.name);
+        if let Some(named) = named {
+            inodes.update(named, &facts, now);
+        }
+        drop(inodes);
+        let mut notices = vec![Notice::Entry { parent: file.parent, name: file.name.clone().into() }];
+        notices.extend(named.map(|inode| Notice::Inode { inode }));
+        self.tell(Some(file.view), notices);
+        if let Some(inode) = named.filter(|named| *named != file.inode) {
+            self.tell_one(file.view, Notice::Inode { inode });
+        }
+        facts
+    }
+
+    /// A file that will never be published takes its name along.
+    pub(super) fn hide_unpublished(&self, file: &OpenFile) {
+        let mut inodes = self.inodes.lock();
+        let known = inodes.known(file.inode);
+        let had_name = known.is_some_and(|known| known.link == Link::Named && known.facts.etag.is_none());
+        if had_name {
+            inodes.abandon(file.inode);
+        }
+        drop(inodes);
+        if had_name {
+            self.tell(None, vec![Notice::Entry { parent: file.parent, name: file.name.clone().into() }]);
+        }
+    }
+
+    /// Lets the writers of a key come to an end where that needs nobody's word: a publication that is under
+    /// way, and empty files that were created and closed (their RELEASE may be late).
+    ///
+    /// # Errors
+    /// `Busy` where one is still being written; what the store answered.
+    pub(super) async fn settle_writers(self: &Arc<Self>, key: &str, name: &str) -> VfsResult<()> {
+        for file in self.writing.of_key(key) {
+            file.wait_closed().await;
+            if file.is_unpublished() && file.is_idle_and_empty() {
+                file.publish(self).await?;
+            }
+            if file.is_unpublished() {
+                return Err(VfsError::Busy { name: name.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that is open for writing, found by its descriptor or, where the kernel does not say, its inode.
+    pub(super) fn open_file(&self, inode: InodeNo, handle: Option<HandleNo>) -> Option<Arc<OpenFile>> {
+        let by_handle = handle.and_then(|handle| self.handle(handle).ok()?.for_writing().ok());
+        by_handle.or_else(|| self.writing.last_of_inode(inode))
+    }
+
+    /// A file that exists for its writer only, beginning now.
+    pub(super) fn unpublished_facts() -> Facts {
+        Facts::unpublished(SystemTime::now())
+    }
+}
