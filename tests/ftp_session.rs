@@ -123,6 +123,7 @@ fn only(emulator: &Emulator, keys: &[&str]) -> bool {
     eventually(20, || emulator.uploads().is_empty()) && emulator.keys() == keys
 }
 
+/// > Reply 226 to an upload means that the object is in the bucket, whole.
 #[test]
 fn what_is_told_226_is_in_the_store_and_comes_back_whole() {
     let _watchdog = Watchdog::bark_after(180);
@@ -182,6 +183,7 @@ fn file_commands_change_the_bucket() {
     assert!(only(&emulator, &["new"]));
 }
 
+/// > An upload that broke (reset, ABOR, a client that died, another size than ALLO told) leaves nothing, and the older object stays.
 #[test]
 fn broken_uploads_leave_nothing_and_the_old_object_stays() {
     let _watchdog = Watchdog::bark_after(240);
@@ -260,6 +262,7 @@ fn endless_clients(port: u16, tree: &TempTree) -> Vec<(&'static str, Vec<String>
     ]
 }
 
+/// > A client that is killed in the middle of an upload publishes nothing.
 #[test]
 fn killed_clients_leave_nothing_and_the_old_object_stays() {
     let _watchdog = Watchdog::bark_after(300);
@@ -292,6 +295,7 @@ fn killed_clients_leave_nothing_and_the_old_object_stays() {
     assert_eq!(client.fetch("RETR old"), b"old content");
 }
 
+/// > A store that fails at the end of an upload means a 4xx or 5xx, and the older object stays.
 #[test]
 fn a_store_that_fails_at_the_end_means_no_226() {
     let _watchdog = Watchdog::bark_after(240);
@@ -316,6 +320,7 @@ fn a_store_that_fails_at_the_end_means_no_226() {
     assert_eq!(client.store("STOR old", b"new content").0, 226);
 }
 
+/// > A mount that dies in an upload means no 226; sessions that are logged in go on once it is back.
 #[test]
 fn a_mount_killed_in_an_upload_means_no_226_and_the_session_goes_on() {
     let _watchdog = Watchdog::bark_after(180);
@@ -350,6 +355,7 @@ fn a_mount_killed_in_an_upload_means_no_226_and_the_session_goes_on() {
     assert_eq!(emulator.keys(), ["new", "old"]);
 }
 
+/// > A front that dies in an upload publishes nothing.
 #[test]
 fn a_front_killed_in_an_upload_publishes_nothing() {
     let _watchdog = Watchdog::bark_after(180);
@@ -368,6 +374,7 @@ fn a_front_killed_in_an_upload_publishes_nothing() {
     assert_eq!(Client::log_in(&mut gateway, "user0").names(), [] as [&str; 0]);
 }
 
+/// > What an account may not do is refused with 550, and the bucket is unchanged.
 #[test]
 fn authority_and_delete_enable_are_felt() {
     let _watchdog = Watchdog::bark_after(180);
@@ -405,6 +412,7 @@ fn authority_and_delete_enable_are_felt() {
     assert!(only(&emulator, &["d/", "f", "free"]));
 }
 
+/// > Names in GBK become the same UTF-8 names, and go back as GBK to a client that sent some.
 #[test]
 fn gbk_names_become_the_same_utf8_names() {
     let _watchdog = Watchdog::bark_after(120);
@@ -492,6 +500,7 @@ fn a_hundred_sessions_store_at_once() {
     assert_eq!(emulator.uploads(), []);
 }
 
+/// > More uploads at once than memory holds all finish.
 #[test]
 fn more_writers_than_memory_all_finish() {
     let _watchdog = Watchdog::bark_after(300);
@@ -513,6 +522,7 @@ fn more_writers_than_memory_all_finish() {
     assert_eq!(emulator.uploads(), []);
 }
 
+/// > A long publication of one upload holds up no LIST and no other upload in its directory.
 #[test]
 fn a_slow_publish_holds_up_nobody_else_in_its_directory() {
     let _watchdog = Watchdog::bark_after(120);
@@ -536,6 +546,7 @@ fn a_slow_publish_holds_up_nobody_else_in_its_directory() {
     assert_eq!(emulator.keys(), ["quick", "slow"]);
 }
 
+/// > While its mount is away a session answers 450 to every file command, and nothing lands on the local disk.
 #[test]
 fn nothing_can_be_stored_while_the_mount_is_away() {
     let _watchdog = Watchdog::bark_after(120);

@@ -290,20 +290,19 @@ fn final_reply(path: &ClientPath, outcome: &Outcome) -> Reply {
 /// One line per transfer.
 fn log(user: &str, peer: SocketAddr, verb: &str, path: &ClientPath, outcome: &Outcome, time: Duration) {
     let bytes = outcome.bytes;
-    let seconds = time.as_secs_f64();
+    let seconds = (time.as_secs_f64() * 1e3).round() / 1e3;
     #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
-    let rate = bytes as f64 / 1e6 / seconds.max(1e-6);
-    let (seconds, rate) = (format!("{seconds:.3}"), format!("{rate:.1}"));
+    let mb_per_s = (bytes as f64 / 1e5 / time.as_secs_f64().max(1e-6)).round() / 10.0;
     match &outcome.end {
         Ok(complete) => {
-            info!(user, %peer, verb, %path, bytes, seconds, mb_per_s = rate, outcome = "complete", "transfer");
+            info!(user, %peer, verb, %path, bytes, seconds, mb_per_s, outcome = "complete", "transfer");
             if let Complete::Listed { names, cut: true } = complete {
                 warn!(user, %peer, verb, %path, names, "listing cut: max_list_file allows no more");
             }
         }
         Err(broken) => {
             let why = broken.why();
-            info!(user, %peer, verb, %path, bytes, seconds, mb_per_s = rate, outcome = "broken", why, "transfer");
+            info!(user, %peer, verb, %path, bytes, seconds, mb_per_s, outcome = "broken", why, "transfer");
         }
     }
 }

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `listener` | who may connect, how many |
 //! | `control`, `command`, `names`, `path` | bytes into lines, lines into commands, names, absolute paths |
-//! | `desk`, `conduct` | one session; one transfer of it |
+//! | `desk`, `answer`, `conduct` | one session; its commands of one reply; one transfer of it |
 //! | `reply` | what is said, and the one table from errno to reply |
 //! | `inner`, `storage` | the seam to libunftp, both ends |
 //! | `home` | the root descriptor that must be a mount |
@@ -22,6 +22,7 @@
 //! What comes later has its place: TLS in `data` and `control`, active mode beside the passive door in
 //! `data`, limits per address in `listener`, hashes in `users`, rates in `receive` and `send`.
 
+mod answer;
 mod buffers;
 mod command;
 mod conduct;
