@@ -59,7 +59,7 @@ pub struct Attributes {
     pub links: u32,
 }
 
-/// What a name leads to. It counts as one lookup, to be taken back by [`Vfs::forget`].
+/// What a name leads to. It counts as one lookup, to be taken back by [`super::Vfs::forget`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     pub attributes: Attributes,
@@ -105,7 +105,7 @@ pub struct DirectoryEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteOutcome {
     Written,
-    /// Hand it over: [`Vfs::write`] will wait.
+    /// Hand it over: [`super::Vfs::write`] will wait.
     MustWait,
 }
 
