@@ -117,6 +117,26 @@ fn the_mount_child_ends_in_order_when_its_parent_is_killed() {
 }
 
 #[test]
+fn a_start_right_after_a_kill_waits_for_the_mount_process_to_end() {
+    let _watchdog = Watchdog::bark_after(120);
+    let emulator = Emulator::start();
+    let mut gateway = Setup::new(&emulator).optional("grace_timeout = 2").account("user0", "").serve();
+    let home = gateway.home("user0");
+    let mut file = File::create(home.join("f")).expect("create");
+    file.write_all(b"on its way").expect("write");
+    let old_mount = gateway.mount_pid();
+    gateway.kill();
+    assert!(is_alive(old_mount), "an open file keeps it for the grace");
+    gateway.restart();
+    assert!(!is_alive(old_mount));
+    let mounted: Vec<_> = gateway.mounts().into_iter().map(|(_, kind)| kind).collect();
+    assert_eq!(mounted, ["tmpfs", "fuse.cosgate"], "the floor, and the bucket on it");
+    fs::write(home.join("g"), b"x").expect("it serves");
+    drop(file);
+    assert_eq!(emulator.keys(), ["g"]);
+}
+
+#[test]
 fn the_demo_leaves_nothing_behind() {
     let _watchdog = Watchdog::bark_after(120);
     let tree = TempTree::new();

@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fuser::{BackgroundSession, MountOption, Session, SessionACL};
@@ -42,6 +42,11 @@ const FLOOR: &str = "cosgate-home";
 const FUSE_TYPE: &str = "fuse.cosgate";
 /// How long a mount may take to say whether it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+/// How long a living mount on a home may take to go: the mount process of a `serve` that was killed ends
+/// in order, and whoever starts the next one at once must not be turned away for it.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at it. Also the time it has, once its mount is gone, to take its floor along.
+const PREDECESSOR_LOOK: Duration = Duration::from_millis(200);
 /// FUSE loops of one session. More than cores lose; one would let a system call in it stop the mount.
 const LOOPS: usize = 2;
 /// Symbolic links followed on the way to a home, as the kernel's own limit.
@@ -94,13 +99,14 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Takes away what a crash has left on `home`, and lays the floor unless it lies there still.
+    /// Takes away what a crash has left on `home`, and lays the floor unless it lies there still. Blocks, for
+    /// ten seconds at most, while the mount process of a gateway that was killed comes to its end.
     ///
     /// # Errors
     /// Where another mount is in the way, the directory holds files, or the kernel refuses.
     pub fn lay(home: &Path, nonempty: bool) -> Result<Self, MountError> {
         let path = mount_point_of(home)?;
-        clear_dead(&path)?;
+        outlive_predecessor(&path)?;
         lay_floor(&path, nonempty)?;
         let floor = fs::metadata(&path).map_err(|cause| MountError::failed("look at", &path, cause))?;
         Ok(Self { path, uid: floor.uid(), gid: floor.gid() })
@@ -229,6 +235,28 @@ pub fn clear_dead(path: &Path) -> Result<bool, MountError> {
             }
             Some(Err(cause)) => return Err(MountError::failed("look at", path, cause)),
         }
+    }
+}
+
+/// Clears what is dead, and waits for what may be about to end.
+fn outlive_predecessor(path: &Path) -> Result<(), MountError> {
+    let begun = Instant::now();
+    let mut has_waited = false;
+    loop {
+        match clear_dead(path) {
+            Ok(_) if !has_waited => return Ok(()),
+            // Its floor may be on its way out still: once more, from what lies there a moment later.
+            Ok(_) => has_waited = false,
+            Err(MountError::Served { .. }) if begun.elapsed() < PREDECESSOR_PATIENCE => {
+                if !has_waited {
+                    info!(path = %path.display(), "a living cosgate serves it: waiting for its end");
+                }
+                has_waited = true;
+            }
+            Err(error) => return Err(error),
+        }
+        #[expect(clippy::disallowed_methods, reason = "mounting blocks anyway: nothing is served yet")]
+        thread::sleep(PREDECESSOR_LOOK);
     }
 }
 
