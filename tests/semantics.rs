@@ -786,7 +786,7 @@ async fn inode_of(vfs: &Vfs, path: &str) -> InodeNo {
     vfs.lookup(parent, &name).await.expect("the name is there").attributes.inode
 }
 
-/// > Without `posix_metadata`, times and modes set before a file is published are stored with the object, and set later have no effect.
+/// > Without `posix_metadata`, times and modes set before the first part of a file leaves are stored with the object, and set later have no effect.
 #[tokio::test]
 async fn without_posix_metadata_times_are_last_modified() {
     let tree = tree();
