@@ -161,7 +161,9 @@ fn check_online_is_content_with_an_emulator_of_the_command_line() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_cosgate"));
     let mut child = Child(child.args(arguments).stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // Held until the end: closed after one line, it would break the pipe under the line of the admin port.
+    let mut said = BufReader::new(child.0.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
     let address =
         line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line}")).to_owned();
     let (folder, text) = good();
@@ -175,6 +177,7 @@ fn check_online_is_content_with_an_emulator_of_the_command_line() {
     let (code, stdout, _) = cosgate(folder.path(), &["check", "--online", "-c", "b.conf"]);
     assert_eq!(code, Some(1));
     assert!(stdout.contains("cannot be used: ") && stdout.contains("403"), "{stdout}");
+    drop(said);
 }
 
 /// A FUSE mount that is never answered, or (its descriptor closed) a dead one.
