@@ -68,7 +68,7 @@ pub fn start(config: &LogConfig, subcommand: &str) -> Log {
 
 /// Begins to log to standard error alone, for what has no configuration.
 pub fn start_without_file(level: Level) -> Log {
-    start_with(&LogConfig { level, directory: PathBuf::new(), json: false }, None)
+    start_with(&LogConfig { level, directory: PathBuf::new(), json: false, rotation: None }, None)
 }
 
 fn start_with(config: &LogConfig, file: Option<File>) -> Log {

@@ -173,11 +173,17 @@ fn what_is_printed_loads_again_to_the_same() {
         "{ACCOUNT}cos_endpoint=[::1]:9980\ncos_protocol=http\ncos_addressing=virtual\ncos_token=t0k3n\n\
          cos_proxy=http://10.0.0.1:3128\ncos_storage_class=standard_ia\ncos_sse=AES256\nposix_metadata=yes\nuid=7\n\
          gid=0\nfile_mode=600\ndir_mode=0700\nallow_other=off\nauthority=r\noverwrite_enable=0\nnonempty=1\n\
-         [NETWORK]\nmasquerade_address=ftp.example.org\nlisten_port=21\nlisten_address=::1, 127.0.0.1\n\
-         passive_port=1,2\nlogin_timeout=1m\nbanner=C:\\new \"day\"\n\
+         quota=1T\nquota_files=7\nmax_upload_rate=1M\nmax_download_rate=2M\nmax_upload_rate_per_session=3\n\
+         max_download_rate_per_session=4\nmax_sessions=5\n[NETWORK]\nmasquerade_address=ftp.example.org\nlisten_port=21\nlisten_address=::1, 127.0.0.1\n\
+         passive_port=1,2\nlogin_timeout=1m\nbanner=C:\\new \"day\"\nname_encoding=Shift_JIS\nactive_mode=off\n\
+         data_foreign_address=yes\ntls_cert=/a.pem\ntls_key=/b.pem\ntls_required=all\ntls_implicit_port=990\n\
+         tls_session_reuse=required\ntls_strict_eof=1\nproxy_protocol=10.1.2.3/8, ::1\nmax_connection_per_ip=9\n\
+         failed_login_limit=0\nfailed_login_window=1h\n\
          [FILE_OPTION]\nsingle_file_max_size=123456789\n[OPTIONAL]\nmemory_limit=1G\nmin_part_size=5000001\n\
          upload_thread_num=3\nmax_connection_num=0\nmax_list_file=5\nattr_ttl=0\nstore_timeout=90\n\
-         grace_timeout=1h\nstate_prefix=.x/y\nconfig_check_enable=no\nlog_level=critical\nlog_dir=/var/log/c\nlog_format=json\n"
+         grace_timeout=1h\nstate_prefix=.x/y\nconfig_check_enable=no\nlog_level=critical\nlog_dir=/var/log/c\nlog_format=json\n\
+         xferlog=/var/log/x\nlog_rotate_enabled=on\nlog_rotate_when=d\nlog_backup_count=3\nenable_anonymous=1\n\
+         anonymous_home=/srv/user0/pub/\nanonymous_write=1\n"
     );
     for text in [many.as_str(), &one, ACCOUNT, &odd] {
         let config = parse(text).unwrap();
@@ -254,14 +260,7 @@ fn a_key_whose_feature_is_not_built_is_refused_unless_it_asks_for_nothing() {
             account_with(&format!("{header}{} = {value}\n", key.name)).unwrap();
         }
     }
-    assert!(count > 20);
-    let hashed = ACCOUNT.replace("pass0", "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA");
-    assert_eq!(
-        problems(parse(&hashed)),
-        [
-            "[COS_ACCOUNT_0] ftp_login_user_password: a hash as password is not built yet, allowed is a plain one"
-        ]
-    );
+    assert!(count > 0);
 }
 
 #[test]
@@ -411,8 +410,7 @@ fn every_key_is_explained() {
         let row = rows.iter().find(|row| row.split('|').nth(1).unwrap().contains(&format!("`{}`", key.name)));
         let row = row.unwrap_or_else(|| panic!("{} is not explained", key.name));
         let not_built = matches!(key.state, KeyState::NotBuilt(_));
-        // The password's hash is a value, not a key, that is not built.
-        let told = row.contains("**not built yet**") && key.name != "ftp_login_user_password";
+        let told = row.contains("**not built yet**");
         assert_eq!(told, not_built, "{row}");
         if let KeyDefault::Value(value) = key.default {
             assert!(row.contains(&format!("`{value}`")), "{value} is not told in {row}");

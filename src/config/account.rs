@@ -10,8 +10,10 @@ use std::{
 };
 
 use super::{
-    Addressing, Appearance, Authority, MountConfig, PolicyConfig, Secret, StoreConfig, UserConfig,
+    Addressing, Appearance, Authority, ByteSize, MountConfig, PolicyConfig, QuotaConfig, RateLimits, Secret,
+    StoreConfig, UserConfig,
     keys::SectionKind,
+    limits::parse_count,
     section::{Place, Sections},
     values::{
         is_placeholder, parse_address, parse_bool, parse_mode, parse_number, parse_word, split_host_port,
@@ -99,6 +101,9 @@ impl Accounts {
         let shows = read_appearance(sections, place);
         let posix_metadata = sections.value(place, "posix_metadata", false, parse_bool);
         let nonempty = sections.value(place, "nonempty", false, parse_bool);
+        let quota = read_quota(sections, place);
+        let rates = read_rates(sections, place);
+        let sessions_max = sections.value(place, "max_sessions", 0, |text| parse_count(text, 0, 1_000_000));
         if let Some((key, path)) = home.clone() {
             self.homes.push(Home { section: place.name.clone(), key, path, nonempty });
         }
@@ -110,13 +115,17 @@ impl Accounts {
         policies.sort_by(|left, right| right.cmp(left));
         policies.dedup();
         let name = place.name.clone();
-        let mount = MountConfig { name, store, prefix, home, nonempty, shows, posix_metadata, policies };
+        let mount =
+            MountConfig { name, store, prefix, home, nonempty, shows, posix_metadata, quota, policies };
         self.users.extend(logins.into_iter().map(|login| UserConfig {
             name: login.name,
             password: login.password,
             mount: mount.name.clone(),
             root: mount.root_of(&login.policy, runtime_dir),
             policy: login.policy,
+            posix_metadata,
+            rates,
+            sessions_max,
         }));
         self.mounts.push(mount);
     }
@@ -182,7 +191,7 @@ fn read_home(sections: &mut Sections<'_>, place: &Place<'_>) -> Option<(&'static
 /// The one login of a second-generation account.
 fn read_login(sections: &mut Sections<'_>, place: &Place<'_>) -> Option<Login> {
     let name = sections.required(place, "ftp_login_user_name", |text| Ok(text.to_owned()));
-    let password = sections.required(place, "ftp_login_user_password", parse_password);
+    let password = sections.required(place, "ftp_login_user_password", parse_secret);
     let authority = sections.value(place, "authority", PolicyConfig::default().authority, parse_authority);
     let policy = read_switches(sections, place, authority);
     Some(Login { name: name?, password: password?, policy })
@@ -236,14 +245,7 @@ fn parse_login(text: &str) -> Result<(String, Secret, Authority), String> {
     if password.trim() != password {
         return Err(why("there is white space around the password"));
     }
-    Ok((name.to_owned(), parse_password(password)?, parse_authority(authority.trim())?))
-}
-
-fn parse_password(text: &str) -> Result<Secret, String> {
-    if text.starts_with("$argon2") {
-        return Err("a hash as password is not built yet, allowed is a plain one".to_owned());
-    }
-    parse_secret(text)
+    Ok((name.to_owned(), parse_secret(password)?, parse_authority(authority.trim())?))
 }
 
 fn read_switches(sections: &mut Sections<'_>, place: &Place<'_>, authority: Authority) -> PolicyConfig {
@@ -252,6 +254,28 @@ fn read_switches(sections: &mut Sections<'_>, place: &Place<'_>, authority: Auth
         delete_enable: sections.value(place, "delete_enable", true, parse_bool),
         overwrite_enable: sections.value(place, "overwrite_enable", true, parse_bool),
     }
+}
+
+fn read_quota(sections: &mut Sections<'_>, place: &Place<'_>) -> QuotaConfig {
+    QuotaConfig {
+        bytes: sections.value(place, "quota", None, parse_limit),
+        files: sections.value(place, "quota_files", None, parse_limit),
+    }
+}
+
+fn read_rates(sections: &mut Sections<'_>, place: &Place<'_>) -> RateLimits {
+    let mut rate = |key| sections.value(place, key, None, parse_limit);
+    RateLimits {
+        upload: rate("max_upload_rate"),
+        download: rate("max_download_rate"),
+        upload_per_session: rate("max_upload_rate_per_session"),
+        download_per_session: rate("max_download_rate_per_session"),
+    }
+}
+
+/// 0 = none.
+fn parse_limit(text: &str) -> Result<Option<u64>, String> {
+    ByteSize::parse(text).map(|limit| (limit.0 != 0).then_some(limit.0))
 }
 
 fn read_appearance(sections: &mut Sections<'_>, place: &Place<'_>) -> Appearance {

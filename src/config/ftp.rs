@@ -1,17 +1,25 @@
 //! What the FTP front is: listener, passive ports, passive host, users.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
+use encoding_rs::Encoding;
+use ipnet::IpNet;
+
 use super::{
-    PassivePorts, PolicyConfig, Secret,
+    PassivePorts, PolicyConfig, Secret, TlsConfig,
     keys::SectionKind,
     limits::parse_count,
     section::{Place, Sections},
-    values::{is_host_name, is_placeholder, parse_address, parse_addresses, parse_number, parse_timeout},
+    tls,
+    values::{
+        is_host_name, is_placeholder, parse_address, parse_addresses, parse_bool, parse_networks,
+        parse_number, parse_timeout,
+    },
 };
 
 /// The FTP front.
@@ -24,6 +32,26 @@ pub struct FtpConfig {
     pub passive_ports: PassivePorts,
     /// What passive clients are told instead of the address they came to.
     pub passive_host: Option<PassiveHost>,
+    /// PORT and EPRT.
+    pub active_mode: bool,
+    /// Data connections may come from, or lead to, another address than the control connection's.
+    pub data_foreign_address: bool,
+    /// `None`: no TLS at all.
+    pub tls: Option<TlsConfig>,
+    /// Peers whose PROXY header is believed.
+    pub proxy_networks: Vec<IpNet>,
+    /// Sessions of one address; 0 = any number.
+    pub sessions_per_address_max: usize,
+    /// Failed logins, of an address or of a name, until it is locked out; 0 = nobody ever is.
+    pub failed_login_limit: u32,
+    /// How long failed logins count.
+    pub failed_login_window: Duration,
+    /// Of the names that clients say and read.
+    pub name_encoding: NameEncoding,
+    /// wu-ftpd's log of transfers.
+    pub xferlog: Option<PathBuf>,
+    /// `None`: nobody gets in without a name.
+    pub anonymous: Option<AnonymousConfig>,
     /// 0 = as many as the descriptors allow.
     pub sessions_max: usize,
     pub login_timeout: Duration,
@@ -54,6 +82,96 @@ pub struct UserConfig {
     /// Where the session of this user's policy is mounted: the home itself or a directory under the runtime directory.
     pub root: PathBuf,
     pub policy: PolicyConfig,
+    /// The mount keeps times, mode and owner that are set after a file has been stored.
+    pub posix_metadata: bool,
+    pub rates: RateLimits,
+    /// 0 = any number.
+    pub sessions_max: usize,
+}
+
+#[cfg(test)]
+impl UserConfig {
+    /// Somebody with every right and no limit.
+    pub(crate) fn of_test(name: &str, password: &str, root: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            password: Secret::new(password),
+            mount: "COS_ACCOUNT".to_owned(),
+            root: root.to_owned(),
+            policy: PolicyConfig::default(),
+            posix_metadata: false,
+            rates: RateLimits::default(),
+            sessions_max: 0,
+        }
+    }
+}
+
+/// Bytes per second; `None` = as fast as it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RateLimits {
+    /// Of all sessions of a user together.
+    pub upload: Option<u64>,
+    pub download: Option<u64>,
+    pub upload_per_session: Option<u64>,
+    pub download_per_session: Option<u64>,
+}
+
+/// `name_encoding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameEncoding {
+    /// UTF-8, and GBK where a name is not UTF-8.
+    Auto,
+    Of(&'static Encoding),
+}
+
+/// Who gets in without a name of his own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnonymousConfig {
+    /// Absolute: the home of an account, or a directory in it.
+    pub home: PathBuf,
+    pub write: bool,
+}
+
+/// What `name_encoding` may be beside `auto`, by the name that is printed.
+const ENCODINGS: &[(&str, &Encoding)] = &[
+    ("utf-8", encoding_rs::UTF_8),
+    ("gbk", encoding_rs::GBK),
+    ("big5", encoding_rs::BIG5),
+    ("euc-kr", encoding_rs::EUC_KR),
+    ("shift_jis", encoding_rs::SHIFT_JIS),
+    ("windows-1250", encoding_rs::WINDOWS_1250),
+    ("windows-1251", encoding_rs::WINDOWS_1251),
+    ("windows-1252", encoding_rs::WINDOWS_1252),
+    ("windows-1253", encoding_rs::WINDOWS_1253),
+    ("windows-1254", encoding_rs::WINDOWS_1254),
+    ("windows-1255", encoding_rs::WINDOWS_1255),
+    ("windows-1256", encoding_rs::WINDOWS_1256),
+    ("windows-1257", encoding_rs::WINDOWS_1257),
+    ("windows-1258", encoding_rs::WINDOWS_1258),
+];
+
+impl NameEncoding {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Self::Auto);
+        }
+        match ENCODINGS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+            Some((_, encoding)) => Ok(Self::Of(encoding)),
+            None => {
+                let names: Vec<_> = ENCODINGS.iter().map(|(name, _)| *name).collect();
+                Err(format!("`{text}` is not known, allowed: auto, {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+impl fmt::Display for NameEncoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Of(encoding) => f.write_str(&encoding.name().to_ascii_lowercase()),
+        }
+    }
 }
 
 /// Says nothing about the version: a stranger reads it before he logs in.
@@ -67,6 +185,16 @@ impl Default for FtpConfig {
             listen_port: 2121,
             passive_ports: PassivePorts { first: 60_000, last: 65_535 },
             passive_host: None,
+            active_mode: true,
+            data_foreign_address: false,
+            tls: None,
+            proxy_networks: Vec::new(),
+            sessions_per_address_max: 0,
+            failed_login_limit: 5,
+            failed_login_window: Duration::from_secs(300),
+            name_encoding: NameEncoding::Auto,
+            xferlog: None,
+            anonymous: None,
             sessions_max: 512,
             login_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
@@ -91,6 +219,36 @@ pub(super) fn read(sections: &mut Sections<'_>) -> FtpConfig {
         }),
         passive_ports: sections.value(&place, "passive_port", default.passive_ports, PassivePorts::parse),
         passive_host: read_passive_host(sections, &place),
+        active_mode: sections.value(&place, "active_mode", default.active_mode, parse_bool),
+        data_foreign_address: sections.value(
+            &place,
+            "data_foreign_address",
+            default.data_foreign_address,
+            parse_bool,
+        ),
+        tls: tls::read(sections, &place),
+        proxy_networks: sections.value(&place, "proxy_protocol", default.proxy_networks, parse_networks),
+        sessions_per_address_max: sections.value(
+            &place,
+            "max_connection_per_ip",
+            default.sessions_per_address_max,
+            |text| parse_count(text, 0, 1_000_000),
+        ),
+        failed_login_limit: sections.value(
+            &place,
+            "failed_login_limit",
+            default.failed_login_limit,
+            |text| u32::try_from(parse_number(text, 0, 1_000_000)?).map_err(|error| error.to_string()),
+        ),
+        failed_login_window: sections.value(
+            &place,
+            "failed_login_window",
+            default.failed_login_window,
+            parse_timeout,
+        ),
+        name_encoding: sections.value(&place, "name_encoding", default.name_encoding, NameEncoding::parse),
+        xferlog: sections.value(&options, "xferlog", None, parse_xferlog),
+        anonymous: read_anonymous(sections, &options),
         sessions_max: sections.value(&options, "max_connection_num", default.sessions_max, |text| {
             parse_count(text, 0, 1_000_000)
         }),
@@ -105,6 +263,41 @@ pub(super) fn read(sections: &mut Sections<'_>) -> FtpConfig {
         list_names_max: sections
             .optional(&options, "max_list_file", |text| parse_count(text, 1, u32::MAX.into())),
         users: Vec::new(),
+    }
+}
+
+/// `off`, or the path of a file.
+fn parse_xferlog(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "off" => Ok(None),
+        path if Path::new(path).is_absolute() => Ok(Some(PathBuf::from(path))),
+        _ => Err(format!("`{text}` is not absolute, allowed are off or the path of a file")),
+    }
+}
+
+/// `enable_anonymous` and the two keys that depend on it.
+fn read_anonymous(sections: &mut Sections<'_>, place: &Place<'_>) -> Option<AnonymousConfig> {
+    let enabled = sections.value(place, "enable_anonymous", false, parse_bool);
+    let write = sections.value(place, "anonymous_write", false, parse_bool);
+    let home =
+        sections.optional(place, "anonymous_home", |text| match Path::new(text.trim_end_matches('/')) {
+            path if path.is_absolute() => Ok(path.to_owned()),
+            _ => Err(format!(
+                "`{text}` is not absolute, allowed is the home of an account or a directory in it"
+            )),
+        });
+    match (enabled, home) {
+        (false, None) => None,
+        (false, Some(_)) => {
+            sections.warn(place, "anonymous_home", "has no effect without enable_anonymous = true");
+            None
+        }
+        (true, Some(home)) => Some(AnonymousConfig { home, write }),
+        (true, None) => {
+            let why = "missing, it must be set with enable_anonymous = true: the home of an account or a directory in it";
+            sections.problem(place, "anonymous_home", why);
+            None
+        }
     }
 }
 

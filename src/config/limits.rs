@@ -3,7 +3,7 @@
 use std::{path::PathBuf, thread, time::Duration};
 
 use super::{
-    LogConfig,
+    LogConfig, LogPeriod, LogRotation,
     account::parse_prefix,
     keys::SectionKind,
     parts::{PartSizes, largest_part_bytes},
@@ -48,6 +48,12 @@ pub(super) const LEVELS: &[(&str, tracing::Level)] = &[
     ("CRITICAL", tracing::Level::ERROR),
 ];
 
+/// `log_rotate_when`.
+pub(super) const PERIODS: &[(&str, LogPeriod)] =
+    &[("S", LogPeriod::Second), ("M", LogPeriod::Minute), ("H", LogPeriod::Hour), ("D", LogPeriod::Day)];
+/// `log_backup_count`.
+pub(super) const LOG_BACKUPS: usize = 100;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -67,7 +73,7 @@ impl Default for Limits {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: tracing::Level::INFO, directory: PathBuf::from("log"), json: false }
+        Self { level: tracing::Level::INFO, directory: PathBuf::from("log"), json: false, rotation: None }
     }
 }
 
@@ -194,7 +200,15 @@ pub(super) fn read_log(sections: &mut Sections<'_>) -> LogConfig {
         json: sections.value(&place, "log_format", default.json, |text| {
             parse_word(text, &[("text", false), ("json", true)])
         }),
+        rotation: read_rotation(sections, &place),
     }
+}
+
+fn read_rotation(sections: &mut Sections<'_>, place: &Place<'_>) -> Option<LogRotation> {
+    let enabled = sections.value(place, "log_rotate_enabled", false, parse_bool);
+    let period = sections.value(place, "log_rotate_when", LogPeriod::Hour, |text| parse_word(text, PERIODS));
+    let keep = sections.value(place, "log_backup_count", LOG_BACKUPS, |text| parse_count(text, 0, 1_000_000));
+    enabled.then_some(LogRotation { period, keep })
 }
 
 /// `config_check_enable`.

@@ -18,6 +18,7 @@ mod mount;
 mod parts;
 mod print;
 mod section;
+mod tls;
 mod values;
 
 use std::{
@@ -25,12 +26,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use ftp::{FtpConfig, PassiveHost, UserConfig};
+pub use ftp::{AnonymousConfig, FtpConfig, NameEncoding, PassiveHost, RateLimits, UserConfig};
 pub use keys::{KEYS, KeyDefault, KeySpec, KeyState, SectionKind};
 pub use limits::Limits;
-pub use mount::{Addressing, Appearance, Authority, MountConfig, PolicyConfig, StoreConfig};
+pub use mount::{Addressing, Appearance, Authority, MountConfig, PolicyConfig, QuotaConfig, StoreConfig};
 pub use parts::{BLOCK_BYTES, PartSizes, largest_file_bytes, largest_part_bytes};
 pub use print::Secrets;
+pub use tls::{TlsConfig, TlsRequired};
 pub use values::{ByteSize, PassivePorts, Secret};
 
 use file::FileConfig;
@@ -68,6 +70,25 @@ pub struct LogConfig {
     /// Beside the working directory where relative.
     pub directory: PathBuf,
     pub json: bool,
+    /// `None`: the files grow.
+    pub rotation: Option<LogRotation>,
+}
+
+/// When a log file is put aside, and how many of those stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRotation {
+    pub period: LogPeriod,
+    /// 0 = all of them.
+    pub keep: usize,
+}
+
+/// `log_rotate_when`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogPeriod {
+    Second,
+    Minute,
+    Hour,
+    Day,
 }
 
 /// One thing that is wrong with a file.

@@ -23,9 +23,18 @@ pub struct MountConfig {
     pub shows: Appearance,
     /// COS user metadata keeps times, mode, owner.
     pub posix_metadata: bool,
+    pub quota: QuotaConfig,
     /// One FUSE session each; the first, the widest, on `home`, the others under the runtime directory.
     /// Never empty, no two alike.
     pub policies: Vec<PolicyConfig>,
+}
+
+/// What may be stored; `None` = any amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QuotaConfig {
+    pub bytes: Option<u64>,
+    /// Objects.
+    pub files: Option<u64>,
 }
 
 /// What a user may do. Two users with equal policies on one home share a FUSE session.

@@ -6,10 +6,11 @@
 use std::{fmt::Display, fmt::Write as _};
 
 use super::{
-    ByteSize, Config, FtpConfig, Limits, LogConfig, MountConfig, PassiveHost, PolicyConfig, Secret,
-    UserConfig, account,
-    limits::{self, LEVELS},
+    ByteSize, Config, FtpConfig, Limits, LogConfig, LogPeriod, MountConfig, PassiveHost, PolicyConfig,
+    RateLimits, Secret, TlsConfig, TlsRequired, UserConfig, account,
+    limits::{self, LEVELS, LOG_BACKUPS, PERIODS},
     mount::{Addressing, Appearance},
+    tls::{REQUIRED, SESSION_REUSE},
     values::duration_text,
 };
 
@@ -66,6 +67,11 @@ impl Lines {
         }
     }
 
+    /// A size whose default is to have none.
+    fn limit(&mut self, key: &str, value: Option<u64>) {
+        self.value(key, ByteSize(value.unwrap_or(0)), value.is_none());
+    }
+
     fn secret(&self, secret: &Secret) -> String {
         match self.secrets {
             Secrets::Masked => secret.to_string(),
@@ -94,6 +100,15 @@ impl Lines {
         self.value("posix_metadata", mount.posix_metadata, !mount.posix_metadata);
         self.value("nonempty", mount.nonempty, !mount.nonempty);
         self.appearance(mount.shows);
+        self.limit("quota", mount.quota.bytes);
+        self.limit("quota_files", mount.quota.files);
+        let rates = users.first().map_or_else(RateLimits::default, |user| user.rates);
+        self.limit("max_upload_rate", rates.upload);
+        self.limit("max_download_rate", rates.download);
+        self.limit("max_upload_rate_per_session", rates.upload_per_session);
+        self.limit("max_download_rate_per_session", rates.download_per_session);
+        let sessions = users.first().map_or(0, |user| user.sessions_max);
+        self.value("max_sessions", sessions, sessions == 0);
         if first_generation {
             self.logins(&users);
         }
@@ -163,6 +178,31 @@ impl Lines {
             self.value(key, duration_text(value), value == usual);
         }
         self.value("banner", &ftp.banner, ftp.banner == default.banner);
+        self.value("name_encoding", ftp.name_encoding, ftp.name_encoding == default.name_encoding);
+        self.value("active_mode", ftp.active_mode, ftp.active_mode == default.active_mode);
+        self.value("data_foreign_address", ftp.data_foreign_address, !ftp.data_foreign_address);
+        self.tls(ftp.tls.as_ref());
+        let networks: Vec<_> = ftp.proxy_networks.iter().map(ToString::to_string).collect();
+        self.optional("proxy_protocol", (!networks.is_empty()).then(|| networks.join(",")), "none");
+        let sessions = ftp.sessions_per_address_max;
+        self.value("max_connection_per_ip", sessions, sessions == default.sessions_per_address_max);
+        let failures = ftp.failed_login_limit;
+        self.value("failed_login_limit", failures, failures == default.failed_login_limit);
+        let window = ftp.failed_login_window;
+        self.value("failed_login_window", duration_text(window), window == default.failed_login_window);
+    }
+
+    fn tls(&mut self, tls: Option<&TlsConfig>) {
+        self.optional("tls_cert", tls.map(|tls| tls.certificate_file.display()), "none");
+        self.optional("tls_key", tls.map(|tls| tls.key_file.display()), "none");
+        let required = tls.map_or(TlsRequired::None, |tls| tls.required);
+        self.value("tls_required", word(REQUIRED, required), required == TlsRequired::None);
+        let port = tls.and_then(|tls| tls.implicit_port);
+        self.value("tls_implicit_port", port.unwrap_or(0), port.is_none());
+        let reuse = tls.is_some_and(|tls| tls.session_reuse_required);
+        self.value("tls_session_reuse", word(SESSION_REUSE, reuse), !reuse);
+        let strict = tls.is_some_and(|tls| tls.strict_eof);
+        self.value("tls_strict_eof", strict, !strict);
     }
 
     fn options(&mut self, config: &Config) {
@@ -187,6 +227,15 @@ impl Lines {
         self.value("state_prefix", &limits.state_prefix, limits.state_prefix == default.state_prefix);
         self.value("config_check_enable", config.check_memory, config.check_memory);
         self.log(&config.log);
+        match &config.ftp.xferlog {
+            Some(path) => self.must("xferlog", path.display()),
+            None => self.value("xferlog", "off", true),
+        }
+        let anonymous = config.ftp.anonymous.as_ref();
+        self.value("enable_anonymous", anonymous.is_some(), anonymous.is_none());
+        self.optional("anonymous_home", anonymous.map(|anonymous| anonymous.home.display()), "none");
+        let write = anonymous.is_some_and(|anonymous| anonymous.write);
+        self.value("anonymous_write", write, !write);
     }
 
     fn log(&mut self, log: &LogConfig) {
@@ -195,5 +244,16 @@ impl Lines {
         self.value("log_level", level, log.level == default.level);
         self.value("log_dir", log.directory.display(), log.directory == default.directory);
         self.value("log_format", if log.json { "json" } else { "text" }, log.json == default.json);
+        let rotation = log.rotation;
+        self.value("log_rotate_enabled", rotation.is_some(), rotation.is_none());
+        let period = rotation.map_or(LogPeriod::Hour, |rotation| rotation.period);
+        self.value("log_rotate_when", word(PERIODS, period), period == LogPeriod::Hour);
+        let keep = rotation.map_or(LOG_BACKUPS, |rotation| rotation.keep);
+        self.value("log_backup_count", keep, keep == LOG_BACKUPS);
     }
+}
+
+/// How a value is written.
+fn word<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words.iter().find(|(_, meant)| *meant == value).map_or("default", |(word, _)| word)
 }

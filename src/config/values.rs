@@ -6,6 +6,8 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
+use ipnet::IpNet;
+
 /// A text that must not be seen: keys, tokens, passwords. Prints as `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -170,6 +172,17 @@ pub(super) fn parse_addresses(text: &str) -> Result<Vec<IpAddr>, String> {
         addresses.push(address);
     }
     Ok(addresses)
+}
+
+/// Networks such as `10.0.0.0/8` separated by commas; an address alone is a network of one.
+pub(super) fn parse_networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let network = |piece: &str| match parse_address(piece) {
+        Some(address) => Ok(IpNet::from(address)),
+        None => piece.parse::<IpNet>().map(|network| network.trunc()).map_err(|_| {
+            format!("`{piece}` is not a network, allowed are such as 10.0.0.0/8, 192.0.2.1 or fd00::/8")
+        }),
+    };
+    text.split(',').map(|piece| network(piece.trim())).collect()
 }
 
 /// An IP address, IPv6 with or without brackets.

@@ -311,19 +311,12 @@ fn log(user: &str, peer: SocketAddr, verb: &str, path: &ClientPath, outcome: &Ou
 mod tests {
     use super::*;
     use crate::{
-        config::{Authority, PolicyConfig, Secret, UserConfig},
+        config::{Secret, UserConfig},
         ftp::{home::Ground, inner::InnerSession, storage::SessionContext, users::Users},
     };
 
     async fn session(dir: &std::path::Path) -> Session {
-        let authority = Authority { read: true, write: true };
-        let user = UserConfig {
-            name: "user".to_owned(),
-            password: Secret::new("word"),
-            mount: String::new(),
-            root: dir.to_owned(),
-            policy: PolicyConfig { authority, delete_enable: true, overwrite_enable: true },
-        };
+        let user = UserConfig::of_test("user", "word", dir);
         let user = Users::new(&[user], Ground::Plain).admit("user", &Secret::new("word")).unwrap();
         let context = Arc::new(SessionContext::new(user));
         let inner = InnerSession::open(context.clone()).await.unwrap();

@@ -75,21 +75,12 @@ pub(super) fn random_word() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::config::Authority;
 
     fn users() -> Users {
-        let user = UserConfig {
-            name: "scanner".to_owned(),
-            password: Secret::new("right"),
-            mount: "COS_ACCOUNT".to_owned(),
-            root: "/nowhere".into(),
-            policy: PolicyConfig {
-                authority: Authority { read: true, write: true },
-                delete_enable: true,
-                overwrite_enable: true,
-            },
-        };
+        let user = UserConfig::of_test("scanner", "right", Path::new("/nowhere"));
         Users::new(&[user], Ground::Mount)
     }
 

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{FtpFront, home::Ground};
-use crate::config::{Authority, FtpConfig, PassivePorts, PolicyConfig, Secret, UserConfig};
+use crate::config::{FtpConfig, PassivePorts, UserConfig};
 
 /// A front and the directory below it.
 struct Served {
@@ -30,27 +30,14 @@ impl Served {
 
     fn with_grace(change: impl FnOnce(&mut FtpConfig), grace: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let authority = Authority { read: true, write: true };
-        let policy = PolicyConfig { authority, delete_enable: true, overwrite_enable: true };
-        let user = UserConfig {
-            name: "user".to_owned(),
-            password: Secret::new("pass word"),
-            mount: "COS_ACCOUNT".to_owned(),
-            root: dir.path().to_owned(),
-            policy,
-        };
+        let user = UserConfig::of_test("user", "pass word", dir.path());
         let mut config = FtpConfig {
             listen_addresses: vec!["127.0.0.1".parse().unwrap()],
             listen_port: 0,
             passive_ports: PassivePorts { first: 40_000, last: 46_999 },
-            passive_host: None,
-            sessions_max: 512,
-            login_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(300),
-            stall_timeout: Duration::from_secs(120),
             banner: "cosgate".to_owned(),
-            list_names_max: None,
             users: vec![user],
+            ..FtpConfig::default()
         };
         change(&mut config);
         let front = FtpFront::on(&config, Ground::Plain).unwrap();

@@ -338,7 +338,7 @@ pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{Addressing, Secret, StoreConfig};
+    use crate::config::{Addressing, QuotaConfig, Secret, StoreConfig};
 
     /// The state of a whole bucket, for tests of what is not behind the door.
     pub(in crate::vfs) fn shared(store: Arc<dyn ObjectStore>) -> Arc<Shared> {
@@ -370,6 +370,7 @@ pub(super) mod tests {
             prefix: String::new(),
             home: PathBuf::from("/home/demo"),
             nonempty: false,
+            quota: QuotaConfig::default(),
             shows: Appearance {
                 uid: Some(0),
                 gid: Some(0),

@@ -12,7 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use cosgate::{
-    config::{Addressing, Appearance, Authority, Limits, MountConfig, PolicyConfig, Secret, StoreConfig},
+    config::{
+        Addressing, Appearance, Authority, Limits, MountConfig, PolicyConfig, QuotaConfig, Secret,
+        StoreConfig,
+    },
     cos::{FaultyStore, MemoryStore, ObjectStore},
     vfs::{
         AttributeChange, Attributes, Caller, Closer, Entry, FileKind, HandleNo, InodeNo, Keys, MountPolicy,
@@ -126,6 +129,7 @@ fn mount(plan: &Plan) -> MountConfig {
         prefix: plan.prefix.to_owned(),
         home: PathBuf::from("/home/demo"),
         nonempty: false,
+        quota: QuotaConfig::default(),
         shows: Appearance {
             uid: Some(1000),
             gid: Some(1000),
