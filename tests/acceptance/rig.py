@@ -21,6 +21,43 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 COSGATE = os.environ.get("COSGATE", str(ROOT / "target/release/cosgate"))
 MIB = 1 << 20
 
+SCENARIOS = {}
+
+
+def scenario(function):
+    """Makes a function one of the scenarios, under its name."""
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+def check(condition, why):
+    if not condition:
+        raise AssertionError(why)
+
+
+def shell(*words, check_exit=True, **options):
+    options.setdefault("stdin", subprocess.DEVNULL)
+    done = subprocess.run([str(w) for w in words], capture_output=True, text=True, errors="replace", **options)
+    if check_exit and done.returncode != 0:
+        raise AssertionError(f"{' '.join(map(str, words))[:200]} ended {done.returncode}: {done.stderr[-800:]}{done.stdout[-400:]}")
+    return done
+
+
+def until(condition, seconds, what):
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds:
+        with contextlib.suppress(Exception):
+            if condition():
+                return time.monotonic() - begun
+        time.sleep(0.05)
+    raise AssertionError(f"{what}: not within {seconds} s")
+
+
+def timed(*words):
+    begun = time.monotonic()
+    shell(*words)
+    return time.monotonic() - begun
+
 
 def free_port():
     with contextlib.closing(socket.socket()) as s:
