@@ -9,14 +9,14 @@
 //! Commands are obeyed one at a time, so pipelined ones get their replies in order. The desk keeps what the
 //! stock server would lose or confuse: the working directory, REST, ALLO, RNFR, the client's character set.
 
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     net::TcpStream,
     sync::watch,
     time::{Instant, timeout_at},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{
     Front, Phase,
@@ -32,15 +32,7 @@ use super::{
     reply::Reply,
     storage::SessionContext,
     transfer::Work,
-    users::User,
 };
-use crate::config::Secret;
-
-/// Wrong passwords after which a session is closed.
-const LOGIN_TRIES_MAX: u32 = 5;
-/// Pause after the first wrong password; it doubles with each one.
-const LOGIN_PAUSE: Duration = Duration::from_millis(500);
-
 /// A session.
 #[derive(Debug)]
 pub(super) struct FrontDesk {
@@ -62,7 +54,7 @@ pub(super) struct FrontDesk {
     pub(super) restart: u64,
     pub(super) bytes_told: Option<u64>,
     pub(super) rename_from: Option<ClientPath>,
-    wrong_passwords: u32,
+    pub(super) wrong_passwords: u32,
 }
 
 /// Who is there.
@@ -228,66 +220,6 @@ impl FrontDesk {
         }
         if !matches!(command, Some(Command::Rnto(_))) {
             self.rename_from = None;
-        }
-    }
-
-    pub(super) fn user(&mut self, name: String) -> Reply {
-        self.log_out();
-        self.login = Login::Named(name);
-        // The same for everybody: who exists is nobody's business.
-        Reply::new(331, "Password, please")
-    }
-
-    fn log_out(&mut self) {
-        if let Login::In(session) = std::mem::replace(&mut self.login, Login::Nobody) {
-            info!(user = session.context.user().name, peer = %self.peer, "logged out");
-        }
-        self.cwd = ClientPath::home();
-        self.door = None;
-    }
-
-    async fn pass(&mut self, password: &Secret) -> io::Result<Flow> {
-        let Login::Named(name) = &self.login else {
-            self.say(Reply::new(503, "Say USER first")).await?;
-            return Ok(Flow::Next);
-        };
-        let name = name.clone();
-        match self.front.users.admit(&name, password) {
-            Some(user) => self.log_in(user).await,
-            None => self.turn_away(&name).await,
-        }
-    }
-
-    async fn log_in(&mut self, user: Arc<User>) -> io::Result<Flow> {
-        let name = user.name.clone();
-        let context = Arc::new(SessionContext::new(user));
-        match InnerSession::open(context.clone()).await {
-            Ok(inner) => {
-                info!(user = name, peer = %self.peer, "logged in");
-                self.wrong_passwords = 0;
-                self.login = Login::In(Box::new(Session { context, inner: Some(inner) }));
-                self.say(Reply::new(230, "Logged in")).await?;
-                Ok(Flow::Next)
-            }
-            Err(error) => {
-                warn!(user = name, peer = %self.peer, %error, "no inner session");
-                self.say(Reply::new(421, "The server is short of resources, try again later")).await?;
-                Ok(Flow::End)
-            }
-        }
-    }
-
-    async fn turn_away(&mut self, name: &str) -> io::Result<Flow> {
-        self.login = Login::Nobody;
-        self.wrong_passwords += 1;
-        warn!(user = name, peer = %self.peer, tries = self.wrong_passwords, "login refused");
-        tokio::time::sleep(LOGIN_PAUSE * (1 << (self.wrong_passwords - 1))).await;
-        if self.wrong_passwords < LOGIN_TRIES_MAX {
-            self.say(Reply::new(530, "Login incorrect")).await?;
-            Ok(Flow::Next)
-        } else {
-            self.say(Reply::new(421, "Too many wrong passwords")).await?;
-            Ok(Flow::End)
         }
     }
 

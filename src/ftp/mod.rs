@@ -13,6 +13,7 @@
 //! | `listener` | who may connect, how many |
 //! | `control`, `command`, `names`, `path` | bytes into lines, lines into commands, names, absolute paths |
 //! | `desk`, `answer`, `conduct` | one session; its commands of one reply; one transfer of it |
+//! | `login` | USER and PASS |
 //! | `reply` | what is said, and the one table from errno to reply |
 //! | `inner`, `storage` | the seam to libunftp, both ends |
 //! | `home` | the root descriptor that must be a mount |
@@ -34,6 +35,7 @@ mod home;
 mod inner;
 mod listener;
 mod listing;
+mod login;
 mod names;
 mod path;
 mod receive;
