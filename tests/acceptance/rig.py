@@ -82,13 +82,14 @@ def status(pid, field):
     return 0
 
 
-def cpu(pid):
-    """CPU seconds a process has used, user and system."""
+def cpu(pid, with_children=False):
+    """CPU seconds a process has used, user and system; also those of its children that have ended."""
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    counted = fields[11:15] if with_children else fields[11:13]
+    return sum(int(ticks) for ticks in counted) / os.sysconf("SC_CLK_TCK")
 
 
 def sha256(path):
@@ -122,13 +123,16 @@ def state_d():
 class Rig:
     """An emulator and a `cosgate serve` over it."""
 
-    def __init__(self, accounts=None, emulator=(), extra="", text=None, data=False):
+    def __init__(self, accounts=None, emulator=(), extra="", text=None, data=False, prepare=None,
+                 certificate=False):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="cosgate-accept-"))
         self.accounts = accounts or [{}, {}]
         self.emulator_options = list(emulator)
         self.extra = extra
         self.text = text
         self.data = data
+        self.prepare = prepare
+        self.certificate = (self.dir / "cert.pem", self.dir / "key.pem") if certificate else None
         self.store_port, self.admin_port, self.ftp_port = free_port(), free_port(), free_port()
         self.log = open(self.dir / "output.log", "ab")
 
@@ -149,10 +153,18 @@ class Rig:
             } | more
             lines += [f"[COS_ACCOUNT_{n}]"] + [f"{k} = {v}" for k, v in keys.items()]
         lines += ["[NETWORK]", f"listen_port = {self.ftp_port}", "listen_address = 127.0.0.1",
-                  "[OPTIONAL]", f"log_dir = {self.dir}/log", self.extra]
+                  *self.tls_keys(), "[OPTIONAL]", f"log_dir = {self.dir}/log", self.extra]
         self.config = self.dir / "cosgate.conf"
         self.config.write_text(self.text(self) if self.text else "\n".join(lines) + "\n")
         self.config.chmod(0o600)
+
+    def tls_keys(self):
+        if not self.certificate:
+            return []
+        cert, key = self.certificate
+        shell("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+              "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert)
+        return [f"tls_cert = {cert}", f"tls_key = {key}"]
 
     def start_store(self):
         args = [COSGATE, "emulator", "--listen", f"127.0.0.1:{self.store_port}", "--admin", f"127.0.0.1:{self.admin_port}"]
@@ -191,6 +203,8 @@ class Rig:
 
     def __enter__(self):
         self.write_config()
+        if self.prepare:
+            self.prepare(self)
         self.start_store()
         self.start()
         return self
