@@ -138,7 +138,7 @@ impl FrontDesk {
         let IpAddr::V4(local) = self.local.ip() else {
             return Reply::new(425, "PASV cannot tell an IPv6 address: use EPSV");
         };
-        let [a, b, c, d] = self.front.doors.told_address(local).octets();
+        let [a, b, c, d] = self.front.now().doors.told_address(local).octets();
         self.open_door(|port| {
             let [high, low] = port.to_be_bytes();
             Reply::new(227, format!("Entering Passive Mode ({a},{b},{c},{d},{high},{low})"))
@@ -162,7 +162,7 @@ impl FrontDesk {
     }
 
     fn open_door(&mut self, told: impl FnOnce(u16) -> Reply) -> Reply {
-        match self.front.doors.open(self.local.ip(), self.peer.ip()) {
+        match self.front.now().doors.open(self.local.ip(), self.peer.ip()) {
             Ok(door) => {
                 let reply = told(door.port());
                 self.door = Some(door);
@@ -181,7 +181,7 @@ impl FrontDesk {
             names: self.names,
             facts: self.facts,
             policy: session.context.user().policy,
-            names_max: self.front.config.list_names_max,
+            names_max: self.front.now().config.list_names_max,
         })
     }
 

@@ -19,13 +19,14 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{
-    Front, Phase,
+    Phase,
     command::{Command, ListForm, ListRequest, needs_no_login, verb_of},
     control::{Control, Heard},
     data::PassiveDoor,
     home::StoreHow,
     inner::InnerSession,
     listing::FactSet,
+    live::{Front, Live},
     names::Names,
     path::ClientPath,
     reached,
@@ -41,6 +42,7 @@ pub(super) struct FrontDesk {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) phase: watch::Receiver<Phase>,
+    reloads: watch::Receiver<Arc<Live>>,
     /// Lines that were heard during a transfer and wait for their turn.
     pub(super) waiting: VecDeque<Heard>,
     pub(super) names: Names,
@@ -91,6 +93,7 @@ impl FrontDesk {
         let control = Control::new(stream)?;
         let local = control.local_addr()?;
         Ok(Self {
+            reloads: front.reloads(),
             front,
             control,
             peer,
@@ -125,16 +128,24 @@ impl FrontDesk {
     }
 
     async fn converse(&mut self, begun: Instant) -> io::Result<()> {
-        self.say(Reply::new(220, self.front.config.banner.clone())).await?;
+        self.say(Reply::new(220, self.front.now().config.banner.clone())).await?;
         loop {
             let deadline = match self.login {
-                Login::In(_) => Instant::now() + self.front.config.idle_timeout,
-                Login::Nobody | Login::Named(_) => begun + self.front.config.login_timeout,
+                Login::In(_) => Instant::now() + self.front.now().config.idle_timeout,
+                Login::Nobody | Login::Named(_) => begun + self.front.now().config.login_timeout,
             };
-            let mut phase = self.phase.clone();
+            let (mut phase, mut reloads) = (self.phase.clone(), self.reloads.clone());
             let heard = tokio::select! {
                 biased;
                 () = reached(&mut phase, Phase::Draining) => None,
+                // A front that is no more is heard of by its phase.
+                Ok(()) = reloads.changed() => {
+                    if self.is_concerned() {
+                        info!(peer = %self.peer, "session ended: its user was removed or changed");
+                        return self.say(Reply::new(421, "The account has changed, please log in again")).await;
+                    }
+                    continue;
+                }
                 heard = timeout_at(deadline, self.next_line()) => Some(heard),
             };
             let Some(heard) = heard else {
@@ -155,6 +166,15 @@ impl FrontDesk {
             if flow == Flow::End {
                 return Ok(());
             }
+        }
+    }
+
+    /// Whether the last reload has taken away, or changed, who is logged in.
+    fn is_concerned(&mut self) -> bool {
+        let live = self.reloads.borrow_and_update().clone();
+        match &self.login {
+            Login::In(session) => !live.still_admits(session.context.user()),
+            Login::Nobody | Login::Named(_) => false,
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Front, FtpError, Phase, desk::FrontDesk, names::Names, reply::Reply};
+use super::{FtpError, Phase, desk::FrontDesk, live::Front, names::Names, reply::Reply};
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -89,8 +89,7 @@ impl Listeners {
     /// Begins to accept.
     pub(super) fn accept(self, front: &Arc<Front>, phase: &watch::Receiver<Phase>) -> Sessions {
         let (life, alive) = mpsc::channel(1);
-        let seats =
-            Arc::new(Seats { taken: AtomicUsize::new(0), count: seat_count(front.config.sessions_max) });
+        let seats = Arc::new(Seats { taken: AtomicUsize::new(0) });
         let loops = self
             .0
             .into_iter()
@@ -146,7 +145,6 @@ fn seat_count(set: usize) -> usize {
 #[derive(Debug)]
 struct Seats {
     taken: AtomicUsize,
-    count: usize,
 }
 
 /// One of them, until it is dropped.
@@ -154,8 +152,9 @@ struct Seats {
 struct Seat(Arc<Seats>);
 
 impl Seats {
-    fn take(self: &Arc<Self>) -> Option<Seat> {
-        let more = |taken| (taken < self.count).then_some(taken + 1);
+    /// One of `count`, which a reload may change.
+    fn take(self: &Arc<Self>, count: usize) -> Option<Seat> {
+        let more = |taken| (taken < count).then_some(taken + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Seat(self.clone()))
     }
@@ -195,8 +194,9 @@ impl Door {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr, life: &mpsc::Sender<()>) {
-        let Some(seat) = self.seats.take() else {
-            warn!(%peer, sessions = self.seats.count, "refused: max_connection_num sessions are there");
+        let sessions = seat_count(self.front.now().config.sessions_max);
+        let Some(seat) = self.seats.take(sessions) else {
+            warn!(%peer, sessions, "refused: max_connection_num sessions are there");
             refuse(&stream);
             return;
         };
@@ -242,11 +242,11 @@ mod tests {
 
     #[test]
     fn seats_are_counted_and_given_back() {
-        let seats = Arc::new(Seats { taken: AtomicUsize::new(0), count: 2 });
-        let held = [seats.take(), seats.take()];
-        assert!(seats.take().is_none());
+        let seats = Arc::new(Seats { taken: AtomicUsize::new(0) });
+        let held = [seats.take(2), seats.take(2)];
+        assert!(seats.take(2).is_none());
         drop(held);
-        assert!(seats.take().is_some());
+        assert!(seats.take(2).is_some());
         assert!(seat_count(0) >= 1 && seat_count(7) == 7);
     }
 }

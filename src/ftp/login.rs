@@ -41,7 +41,7 @@ impl FrontDesk {
             return Ok(Flow::Next);
         };
         let name = name.clone();
-        match self.front.users.admit(&name, password) {
+        match self.front.now().users.admit(&name, password) {
             Some(user) => self.log_in(user).await,
             None => self.turn_away(&name).await,
         }

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `listener` | who may connect, how many |
 //! | `control`, `command`, `names`, `path` | bytes into lines, lines into commands, names, absolute paths |
+//! | `live` | what all sessions share, and what a reload replaces |
 //! | `desk`, `answer`, `conduct` | one session; its commands of one reply; one transfer of it |
 //! | `login` | USER and PASS |
 //! | `reply` | what is said, and the one table from errno to reply |
@@ -35,6 +36,7 @@ mod home;
 mod inner;
 mod listener;
 mod listing;
+mod live;
 mod login;
 mod names;
 mod path;
@@ -52,13 +54,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use self::{
-    data::{PassiveDoors, SharedDoors},
-    home::Ground,
-    listener::Listeners,
-    transfer::Means,
-    users::Users,
-};
+use self::{home::Ground, listener::Listeners, live::Front};
 use crate::config::FtpConfig;
 
 /// Why the front cannot start.
@@ -81,13 +77,18 @@ pub struct FtpFront {
     shared: Arc<Front>,
 }
 
-/// What all sessions share.
-#[derive(Debug)]
-struct Front {
-    config: FtpConfig,
-    users: Users,
-    doors: SharedDoors,
-    means: Arc<Means>,
+/// Applies new configurations to a running front.
+#[derive(Debug, Clone)]
+pub struct FtpControl(Arc<Front>);
+
+impl FtpControl {
+    /// Users, limits, rates and everything else that sessions read. Sessions of a user who is gone, or whose
+    /// password, home or rights are others, are told 421 after their transfer; all others go on.
+    ///
+    /// Returns the keys whose change needs a restart; they keep their old values.
+    pub fn apply(&self, config: &FtpConfig) -> Vec<&'static str> {
+        self.0.apply(config)
+    }
 }
 
 /// Where the front stands on its way from start to stop.
@@ -121,13 +122,12 @@ impl FtpFront {
 
     fn on(config: &FtpConfig, ground: Ground) -> Result<Self, FtpError> {
         let listeners = Listeners::bind(&config.listen_addresses, config.listen_port)?;
-        let shared = Front {
-            users: Users::new(&config.users, ground),
-            doors: Arc::new(PassiveDoors::new(config.passive_ports, config.passive_host.clone())),
-            means: Arc::new(Means::new(config.stall_timeout)),
-            config: config.clone(),
-        };
-        Ok(Self { listeners, shared: Arc::new(shared) })
+        Ok(Self { listeners, shared: Arc::new(Front::new(config, ground)) })
+    }
+
+    /// What reloads it while it serves.
+    pub fn control(&self) -> FtpControl {
+        FtpControl(self.shared.clone())
     }
 
     /// The ports it listens on, one for each address.
@@ -141,8 +141,8 @@ impl FtpFront {
         let Self { listeners, shared } = self;
         let (phase, told) = watch::channel(Phase::Serving);
         let looking_up = {
-            let doors = shared.doors.clone();
-            tokio::spawn(async move { doors.keep_looking_up().await })
+            let shared = shared.clone();
+            tokio::spawn(async move { shared.keep_looking_up().await })
         };
         let mut sessions = listeners.accept(&shared, &told);
         drop(told);

@@ -127,7 +127,7 @@ impl Upload {
         data: &mut DataConnection,
         interrupt: &mut watch::Receiver<Option<Interruption>>,
     ) -> Result<(), Broken> {
-        let stall = self.means.stall;
+        let stall = self.means.stall();
         let mut room = Room { file: self.file.clone(), readiness: None };
         let (mut left, mut is_fast, mut pause) = (None, true, Duration::ZERO);
         loop {
@@ -177,7 +177,7 @@ impl Upload {
         interrupt: &watch::Receiver<Option<Interruption>>,
         is_fast: bool,
     ) -> Result<StepEnd, Broken> {
-        let broken = |error| Broken::of_connection(error, self.means.stall);
+        let broken = |error| Broken::of_connection(error, self.means.stall());
         let _place = self.means.steps.acquire().await.map_err(|_| Broken::Lost)?;
         let step = Step {
             stream: data.lend().map_err(broken)?,

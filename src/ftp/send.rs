@@ -126,7 +126,7 @@ async fn write_piece(
 }
 
 async fn write(data: &mut DataConnection, bytes: &[u8], means: &Means, meter: &Meter) -> Result<(), Broken> {
-    let stall = means.stall;
+    let stall = means.stall();
     data.write_all(bytes, stall).await.map_err(|error| Broken::of_connection(error, stall))?;
     meter.add(bytes.len() as u64);
     Ok(())

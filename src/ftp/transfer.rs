@@ -69,8 +69,8 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) struct Means {
     pub(super) buffers: Arc<Buffers>,
-    /// Without a byte for so long, a transfer is broken.
-    pub(super) stall: Duration,
+    /// Milliseconds: without a byte for so long, a transfer is broken.
+    stall: AtomicU64,
     /// Blocking waits for the store: commits and reads. Fewer than the runtime has threads for that, so
     /// that short steps of other sessions always find one.
     pub(super) commits: Semaphore,
@@ -81,13 +81,26 @@ pub(super) struct Means {
 
 impl Means {
     pub(super) fn new(stall: Duration) -> Self {
-        Self {
+        let means = Self {
             buffers: Arc::new(Buffers::default()),
-            stall,
+            stall: AtomicU64::default(),
             commits: Semaphore::new(BLOCKING_WAITS_MAX),
             steps: Semaphore::new(STEPS_MAX),
             reads: Semaphore::new(BLOCKING_WAITS_MAX),
-        }
+        };
+        means.set_stall(stall);
+        means
+    }
+
+    /// Without a byte for so long, a transfer is broken.
+    pub(super) fn stall(&self) -> Duration {
+        Duration::from_millis(self.stall.load(Ordering::Relaxed))
+    }
+
+    /// For transfers that begin from now on.
+    pub(super) fn set_stall(&self, stall: Duration) {
+        let millis = u64::try_from(stall.as_millis()).unwrap_or(u64::MAX);
+        self.stall.store(millis, Ordering::Relaxed);
     }
 }
 

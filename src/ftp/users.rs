@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -28,23 +29,58 @@ pub(super) struct User {
     pub(super) home: Arc<Home>,
     /// For what listings say of it (`perm`); the mount enforces it.
     pub(super) policy: PolicyConfig,
+    lasting: Arc<Lasting>,
+}
+
+/// What of a user outlives a reload that leaves him who he is. A session belongs to it.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    /// Who he is: limits and rates may change, but nothing of this.
+    identity: Identity,
+}
+
+/// Whoever changes in one of these is somebody else, and sessions of him end.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    password: Secret,
+    mount: String,
+    root: PathBuf,
+    policy: PolicyConfig,
+    posix_metadata: bool,
+}
+
+impl Identity {
+    fn of(user: &UserConfig) -> Self {
+        Self {
+            password: user.password.clone(),
+            mount: user.mount.clone(),
+            root: user.root.clone(),
+            policy: user.policy,
+            posix_metadata: user.posix_metadata,
+        }
+    }
 }
 
 impl Users {
     pub(super) fn new(users: &[UserConfig], ground: Ground) -> Self {
-        let by_name = users
-            .iter()
-            .map(|user| {
-                let known = User {
-                    name: user.name.clone(),
-                    password: user.password.clone(),
-                    home: Arc::new(Home::new(&user.root, &user.mount, ground)),
-                    policy: user.policy,
-                };
-                (user.name.clone(), Arc::new(known))
-            })
-            .collect();
-        Self { by_name, nobody: Secret::new(random_word()) }
+        let nobody = Secret::new(random_word());
+        Self { by_name: HashMap::new(), nobody }.renewed(users, ground)
+    }
+
+    /// The users as they are to be from now on; what stays the same is shared with `self`.
+    pub(super) fn renewed(&self, users: &[UserConfig], ground: Ground) -> Self {
+        let renewed = users.iter().map(|user| {
+            let known = self.by_name.get(&user.name);
+            let known = known.filter(|known| known.lasting.identity == Identity::of(user));
+            (user.name.clone(), Arc::new(User::new(user, known.map(Arc::as_ref), ground)))
+        });
+        Self { by_name: renewed.collect(), nobody: self.nobody.clone() }
+    }
+
+    /// Whether `user` is one of these, and still who he was.
+    pub(super) fn is_current(&self, user: &User) -> bool {
+        let now = self.by_name.get(&user.name);
+        now.is_some_and(|now| Arc::ptr_eq(&now.lasting, &user.lasting))
     }
 
     /// The user, if the password is right. Takes as long for a name that is not there.
@@ -53,6 +89,20 @@ impl Users {
         let right = user.map_or(&self.nobody, |user| &user.password);
         let same = is_same(right.reveal(), password.reveal());
         user.filter(|_| same).cloned()
+    }
+}
+
+impl User {
+    /// `known`: the same user before a reload.
+    fn new(user: &UserConfig, known: Option<&Self>, ground: Ground) -> Self {
+        let (home, lasting) = match known {
+            Some(known) => (known.home.clone(), known.lasting.clone()),
+            None => (
+                Arc::new(Home::new(&user.root, &user.mount, ground)),
+                Arc::new(Lasting { identity: Identity::of(user) }),
+            ),
+        };
+        Self { name: user.name.clone(), password: user.password.clone(), home, policy: user.policy, lasting }
     }
 }
 

@@ -12,13 +12,15 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{FtpFront, home::Ground};
+use super::{FtpControl, FtpFront, home::Ground};
 use crate::config::{FtpConfig, PassivePorts, UserConfig};
 
 /// A front and the directory below it.
 struct Served {
     dir: tempfile::TempDir,
     port: u16,
+    config: FtpConfig,
+    control: FtpControl,
     stop: Option<oneshot::Sender<()>>,
     done: JoinHandle<()>,
 }
@@ -42,9 +44,10 @@ impl Served {
         change(&mut config);
         let front = FtpFront::on(&config, Ground::Plain).unwrap();
         let port = front.local_ports()[0];
+        let control = front.control();
         let (stop, stopped) = oneshot::channel::<()>();
         let done = tokio::spawn(front.serve(async move { drop(stopped.await) }, grace));
-        Self { dir, port, stop: Some(stop), done }
+        Self { dir, port, config, control, stop: Some(stop), done }
     }
 
     fn path(&self) -> &Path {
@@ -605,4 +608,53 @@ async fn a_size_that_no_longer_holds_is_asked_for_again() {
     // The size is asked for again: a shorter file that was read to its end is whole.
     assert_eq!(outcome.unwrap(), 30_000_000);
     client.expect("226").await;
+}
+
+#[tokio::test]
+async fn a_reload_ends_the_sessions_it_concerns_after_their_transfers_and_no_other() {
+    let mut other = None;
+    let mut served = Served::start(|config| {
+        let mut user = config.users[0].clone();
+        user.name = "other".to_owned();
+        config.users.push(user.clone());
+        other = Some(user);
+    });
+    let mut idle = served.logged_in().await;
+    let mut busy = served.logged_in().await;
+    let mut unconcerned = served.greeted().await;
+    unconcerned.ask("USER other", "331").await;
+    unconcerned.ask("PASS pass word", "230").await;
+    let mut data = busy.passive().await;
+    busy.say("STOR f").await;
+    busy.expect("150").await;
+    data.write_all(b"first half, ").await.unwrap();
+
+    served.config.users[0].password = crate::config::Secret::new("another");
+    served.config.banner = "as of now".to_owned();
+    assert_eq!(served.control.apply(&served.config), Vec::<&str>::new());
+
+    idle.expect("421").await;
+    assert_eq!(idle.hear().await, "", "and the connection ends");
+    unconcerned.ask("NOOP", "200").await;
+    data.write_all(b"second half").await.unwrap();
+    drop(data);
+    busy.expect("226").await;
+    busy.expect("421").await;
+    assert_eq!(std::fs::read(served.path().join("f")).unwrap(), b"first half, second half");
+
+    let mut client = Client::connect(([127, 0, 0, 1], served.port).into()).await;
+    assert!(client.expect("220").await.contains("as of now"));
+    client.ask("USER user", "331").await;
+    client.ask("PASS pass word", "530").await;
+    client.ask("USER user", "331").await;
+    client.ask("PASS another", "230").await;
+}
+
+#[tokio::test]
+async fn a_shorter_idle_time_counts_at_once() {
+    let mut served = Served::start(|_| {});
+    let mut client = served.logged_in().await;
+    served.config.idle_timeout = Duration::from_millis(50);
+    served.control.apply(&served.config);
+    client.expect("421").await;
 }
