@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vfs", &["config", "cos"]),
     ("fuse", &["config", "cos", "vfs", "ioctl"]),
     // No COS, and no file system of ours: the front sees files, as every program does.
-    ("ftp", &["config", "ioctl"]),
+    ("ftp", &["config", "ioctl", "telemetry"]),
     ("emulator", &["config", "cos"]),
     ("telemetry", &["config"]),
     ("service", &["config", "cos", "vfs", "fuse", "ftp", "ioctl", "emulator", "telemetry"]),

@@ -6,7 +6,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -25,6 +24,7 @@ use super::{
     desk::{Flow, FrontDesk, Login, Session},
     path::ClientPath,
     reached,
+    records::{Transferred, Who, mb_per_s, seconds},
     reply::Reply,
     transfer::{
         Announcer, Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted,
@@ -80,11 +80,15 @@ impl FrontDesk {
         let watch = errand.control.clone();
         let meter = Meter::new(progress);
         let outcome = self.accompany(errand, &interrupt, opened, &watch, &meter).await;
-        let user = match &self.login {
-            Login::In(session) => session.context.user().name.as_str(),
-            Login::Nobody | Login::Named(_) => "nobody",
+        let transferred = Transferred {
+            verb,
+            path: &path,
+            outcome: &outcome,
+            time: begun.elapsed(),
+            is_ascii: self.is_ascii,
         };
-        log(user, self.peer, verb, &path, &outcome, begun.elapsed());
+        log(self.who(), &transferred);
+        self.front.records.transfer(self.who(), &transferred);
         let is_lost = matches!(&outcome.end, Err(Broken::Interrupted(Interruption::ControlGone)));
         self.say(final_reply(&path, &outcome)).await?;
         Ok(if is_lost { Flow::End } else { Flow::Next })
@@ -288,11 +292,11 @@ fn final_reply(path: &ClientPath, outcome: &Outcome) -> Reply {
 }
 
 /// One line per transfer.
-fn log(user: &str, peer: SocketAddr, verb: &str, path: &ClientPath, outcome: &Outcome, time: Duration) {
+fn log(who: Who<'_>, transferred: &Transferred<'_>) {
+    let Who { user, peer, .. } = who;
+    let Transferred { verb, path, outcome, time, .. } = transferred;
     let bytes = outcome.bytes;
-    let seconds = (time.as_secs_f64() * 1e3).round() / 1e3;
-    #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
-    let mb_per_s = (bytes as f64 / 1e5 / time.as_secs_f64().max(1e-6)).round() / 10.0;
+    let (seconds, mb_per_s) = (seconds(*time), mb_per_s(bytes, *time));
     match &outcome.end {
         Ok(complete) => {
             info!(user, %peer, verb, %path, bytes, seconds, mb_per_s, outcome = "complete", "transfer");

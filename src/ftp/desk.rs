@@ -30,6 +30,7 @@ use super::{
     names::Names,
     path::ClientPath,
     reached,
+    records::{Change, Who},
     reply::Reply,
     storage::SessionContext,
     transfer::Work,
@@ -119,9 +120,7 @@ impl FrontDesk {
         debug!(peer = %self.peer, "connected");
         let begun = Instant::now();
         let done = self.converse(begun).await;
-        if let Login::In(session) = &self.login {
-            info!(user = session.context.user().name, peer = %self.peer, "logged out");
-        }
+        self.log_out();
         if let Err(error) = done {
             debug!(peer = %self.peer, %error, "session broke");
         }
@@ -167,6 +166,16 @@ impl FrontDesk {
                 return Ok(());
             }
         }
+    }
+
+    /// Who is logged in, for the records.
+    pub(super) fn who(&self) -> Who<'_> {
+        let user = match &self.login {
+            Login::In(session) => session.context.user().name.as_str(),
+            Login::Named(name) => name,
+            Login::Nobody => "nobody",
+        };
+        Who { user, peer: self.peer, is_anonymous: false }
     }
 
     /// Whether the last reload has taken away, or changed, who is logged in.
@@ -224,7 +233,11 @@ impl FrontDesk {
                 Ok(Flow::Next)
             }
             other => {
+                let change = Change::of(&other, self.rename_from.as_ref());
                 let reply = self.answer(other).await;
+                if let Some(change) = change {
+                    self.front.records.change(self.who(), &change, reply.code());
+                }
                 self.say(reply).await?;
                 Ok(Flow::Next)
             }

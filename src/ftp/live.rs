@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{
     data::{PassiveDoors, SharedDoors},
     home::Ground,
+    records::Records,
     transfer::Means,
     users::{User, Users},
 };
@@ -27,6 +28,7 @@ pub(super) struct Front {
     live: watch::Sender<Arc<Live>>,
     ground: Ground,
     pub(super) means: Arc<Means>,
+    pub(super) records: Records,
 }
 
 /// What a reload replaces, all at once.
@@ -38,14 +40,15 @@ pub(super) struct Live {
 }
 
 impl Front {
-    pub(super) fn new(config: &FtpConfig, ground: Ground) -> Self {
+    pub(super) fn new(config: &FtpConfig, ground: Ground, records: Records) -> Self {
         let live = Live {
             users: Users::new(&config.users, ground),
             doors: Arc::new(PassiveDoors::new(config.passive_ports, config.passive_host.clone())),
             config: config.clone(),
         };
         let means = Arc::new(Means::new(config.stall_timeout));
-        Self { live: watch::Sender::new(Arc::new(live)), ground, means }
+        records.set_xferlog(config.xferlog.as_ref());
+        Self { live: watch::Sender::new(Arc::new(live)), ground, means, records }
     }
 
     /// The values of now: to be used and dropped, not to be kept.
@@ -68,6 +71,7 @@ impl Front {
             false => Arc::new(PassiveDoors::new(config.passive_ports, config.passive_host.clone())),
         };
         self.means.set_stall(config.stall_timeout);
+        self.records.set_xferlog(config.xferlog.as_ref());
         let users = old.users.renewed(&config.users, self.ground);
         let needs_restart = needs_restart(&old.config, config);
         self.live.send_replace(Arc::new(Live { config: config.clone(), users, doors }));
@@ -125,7 +129,8 @@ mod tests {
 
     #[test]
     fn sessions_of_users_that_stay_as_they_are_go_on() {
-        let front = Front::new(&config(&[("a", "1"), ("b", "1"), ("c", "1")]), Ground::Plain);
+        let front =
+            Front::new(&config(&[("a", "1"), ("b", "1"), ("c", "1")]), Ground::Plain, Records::default());
         let sessions: Vec<_> =
             ["a", "b", "c"].map(|name| front.now().users.admit(name, &Secret::new("1")).unwrap()).into();
         let mut new = config(&[("a", "1"), ("b", "2"), ("d", "1")]);
@@ -142,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_user_who_comes_back_is_not_the_one_who_went() {
-        let front = Front::new(&config(&[("a", "1")]), Ground::Plain);
+        let front = Front::new(&config(&[("a", "1")]), Ground::Plain, Records::default());
         let session = front.now().users.admit("a", &Secret::new("1")).unwrap();
         front.apply(&config(&[]));
         front.apply(&config(&[("a", "1")]));
@@ -151,7 +156,7 @@ mod tests {
 
     #[test]
     fn bound_sockets_need_a_restart_and_the_rest_is_applied() {
-        let front = Front::new(&config(&[]), Ground::Plain);
+        let front = Front::new(&config(&[]), Ground::Plain, Records::default());
         let new = FtpConfig {
             listen_port: 21,
             passive_ports: PassivePorts { first: 50_000, last: 50_009 },

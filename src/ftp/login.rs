@@ -28,9 +28,11 @@ impl FrontDesk {
     }
 
     pub(super) fn log_out(&mut self) {
-        if let Login::In(session) = std::mem::replace(&mut self.login, Login::Nobody) {
+        if let Login::In(session) = &self.login {
             info!(user = session.context.user().name, peer = %self.peer, "logged out");
+            self.front.records.logout(self.who());
         }
+        self.login = Login::Nobody;
         self.cwd = ClientPath::home();
         self.door = None;
     }
@@ -55,6 +57,7 @@ impl FrontDesk {
                 info!(user = name, peer = %self.peer, "logged in");
                 self.wrong_passwords = 0;
                 self.login = Login::In(Box::new(Session { context, inner: Some(inner) }));
+                self.front.records.login(self.who());
                 self.say(Reply::new(230, "Logged in")).await?;
                 Ok(Flow::Next)
             }
@@ -67,6 +70,7 @@ impl FrontDesk {
     }
 
     async fn turn_away(&mut self, name: &str) -> io::Result<Flow> {
+        self.front.records.login_failed(self.who(), "password");
         self.login = Login::Nobody;
         self.wrong_passwords += 1;
         warn!(user = name, peer = %self.peer, tries = self.wrong_passwords, "login refused");

@@ -19,6 +19,7 @@
 //! | `inner`, `storage` | the seam to libunftp, both ends |
 //! | `home` | the root descriptor that must be a mount |
 //! | `data`, `transfer`, `receive`, `send`, `buffers` | the data connection and the bytes on it |
+//! | `records` | the access log and the xferlog |
 //! | `listing`, `glob`, `users` | lines of listings, patterns, logins |
 //!
 //! What comes later has its place: TLS in `data` and `control`, active mode beside the passive door in
@@ -41,6 +42,7 @@ mod login;
 mod names;
 mod path;
 mod receive;
+mod records;
 mod reply;
 mod send;
 mod storage;
@@ -54,6 +56,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::watch;
 
+pub use self::records::Records;
 use self::{home::Ground, listener::Listeners, live::Front};
 use crate::config::FtpConfig;
 
@@ -116,13 +119,13 @@ impl FtpFront {
     /// # Errors
     /// Where a port is taken. An address family that this machine has not got is passed over with a
     /// warning, unless it is the only one.
-    pub fn bind(config: &FtpConfig) -> Result<Self, FtpError> {
-        Self::on(config, Ground::Mount)
+    pub fn bind(config: &FtpConfig, records: Records) -> Result<Self, FtpError> {
+        Self::on(config, Ground::Mount, records)
     }
 
-    fn on(config: &FtpConfig, ground: Ground) -> Result<Self, FtpError> {
+    fn on(config: &FtpConfig, ground: Ground, records: Records) -> Result<Self, FtpError> {
         let listeners = Listeners::bind(&config.listen_addresses, config.listen_port)?;
-        Ok(Self { listeners, shared: Arc::new(Front::new(config, ground)) })
+        Ok(Self { listeners, shared: Arc::new(Front::new(config, ground, records)) })
     }
 
     /// What reloads it while it serves.

@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{FtpControl, FtpFront, home::Ground};
+use super::{FtpControl, FtpFront, Records, home::Ground};
 use crate::config::{FtpConfig, PassivePorts, UserConfig};
 
 /// A front and the directory below it.
@@ -42,7 +42,7 @@ impl Served {
             ..FtpConfig::default()
         };
         change(&mut config);
-        let front = FtpFront::on(&config, Ground::Plain).unwrap();
+        let front = FtpFront::on(&config, Ground::Plain, Records::default()).unwrap();
         let port = front.local_ports()[0];
         let control = front.control();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -10,8 +10,8 @@ use super::{
     tell_ready,
 };
 use crate::{
-    config::{Config, FtpConfig},
-    ftp::FtpFront,
+    config::Config,
+    ftp::{FtpFront, Records},
 };
 
 /// Serves FTP over directories that are mounted already, until it is asked to stop.
@@ -23,7 +23,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let runtime = multi_thread()?;
     runtime.block_on(async {
         let wishes = Wishes::listen(false).context("cannot listen to signals")?;
-        let front = bind(&config.ftp)?;
+        let front = bind(config)?;
         tell_listening(&front);
         tell_ready();
         front.serve(wishes.stop(), config.limits.grace).await;
@@ -33,11 +33,11 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     })
 }
 
-pub(super) fn bind(config: &FtpConfig) -> anyhow::Result<FtpFront> {
-    FtpFront::bind(config).with_context(|| {
+pub(super) fn bind(config: &Config) -> anyhow::Result<FtpFront> {
+    FtpFront::bind(&config.ftp, Records::open(&config.log)).with_context(|| {
         format!(
             "cannot listen on port {}: is another server there? [NETWORK] listen_port",
-            config.listen_port
+            config.ftp.listen_port
         )
     })
 }

@@ -39,7 +39,7 @@ pub(super) async fn live(
     wishes: &Wishes,
     on_ready: impl FnOnce(u16),
 ) -> anyhow::Result<()> {
-    let front = bind(&config.ftp)?;
+    let front = bind(config)?;
     let mut child = Supervisor::start(Recipe::mount(config_file, config.limits.grace));
     let up = tokio::select! {
         up = child.ready() => up,

@@ -11,15 +11,16 @@
 //! lines the newest are lost rather than kept in memory. Where the file cannot be written, standard
 //! error alone says everything, that included.
 //!
+//! Files are rotated and reopened as `file` tells; lines for other readers (transfers, logins) go there too.
+//!
 //! Other crates are held at WARN: libunftp and unftp-sbe-fs put every argument of every call into spans
 //! at INFO.
 
 use std::{
     env, fmt,
-    fs::{self, File, OpenOptions},
     io::{self, IsTerminal},
     panic,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use tracing::{Event, Level, Subscriber, error, level_filters::LevelFilter, warn};
@@ -33,6 +34,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+mod file;
+
+use self::file::LogFile;
+pub use self::file::{Lines, reopen};
 use crate::config::LogConfig;
 
 /// Lines that may wait for a slow reader.
@@ -58,10 +63,11 @@ type AnyLayer = Box<dyn Layer<Registry> + Send + Sync>;
 /// Begins to log for a subcommand. Once per process; later calls change nothing.
 pub fn start(config: &LogConfig, subcommand: &str) -> Log {
     let path = config.directory.join(format!("cosgate-{subcommand}.log"));
-    let file = open(&path);
-    let log = start_with(config, file.as_ref().ok().and_then(|file| file.try_clone().ok()));
-    if let Err(error) = file {
-        warn!(path = %path.display(), %error, "no log file: log_dir cannot be written");
+    let file = LogFile::open(&path, config.rotation);
+    let is_open = file.is_open();
+    let log = start_with(config, Some(file));
+    if !is_open {
+        warn!(path = %path.display(), "no log file: log_dir cannot be written");
     }
     log
 }
@@ -71,7 +77,7 @@ pub fn start_without_file(level: Level) -> Log {
     start_with(&LogConfig { level, directory: PathBuf::new(), json: false, rotation: None }, None)
 }
 
-fn start_with(config: &LogConfig, file: Option<File>) -> Log {
+fn start_with(config: &LogConfig, file: Option<LogFile>) -> Log {
     let mut workers = Vec::new();
     let mut layers: Vec<AnyLayer> = Vec::new();
     let mut writer = |sink: Box<dyn io::Write + Send>| {
@@ -111,13 +117,6 @@ fn to_stderr(reader: Reader, json: bool, writer: NonBlocking) -> AnyLayer {
 fn to_file(json: bool, writer: NonBlocking) -> AnyLayer {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     if json { layer.json().flatten_event(true).boxed() } else { layer.boxed() }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path)
 }
 
 /// A panic is an operator's business: it stands in the log, not just on a terminal that nobody watches.
