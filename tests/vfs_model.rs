@@ -1,4 +1,5 @@
-//! Random operations on `Vfs` over a bucket in memory, beside a map of names; after each one, both hold the same.
+//! Random operations on `Vfs` over a bucket in memory, beside a map of names; after each one, both hold the same,
+//! and the quota has counted what the bucket holds.
 //!
 //! Two views of one bucket take turns, lists lag and catch up, and the time for which answers are trusted is
 //! nothing at all in one half of the runs. A failing run prints its seed; `COSGATE_MODEL_SEED` runs it alone.
@@ -8,7 +9,10 @@ mod tree;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use cosgate::vfs::{Vfs, VfsError, VfsResult};
+use cosgate::{
+    config::QuotaConfig,
+    vfs::{Vfs, VfsError, VfsResult},
+};
 use tree::{
     ALL, NEW, Plan, Tree, closer, create, is_directory, list, mkdir, read_file, rename, rmdir, stat, unlink,
     write, write_file,
@@ -16,6 +20,9 @@ use tree::{
 
 const RUNS: u64 = 120;
 const STEPS: usize = 40;
+/// More than all steps can store.
+const QUOTA_BYTES: u64 = 1 << 40;
+const QUOTA_FILES: u64 = 1 << 20;
 /// Few, so that steps meet; one is the beginning of another.
 const NAMES: [&str; 4] = ["a", "b", "a-b", "深"];
 
@@ -186,7 +193,8 @@ async fn run(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let attr_ttl = if seed.is_multiple_of(2) { Duration::ZERO } else { Duration::from_secs(60) };
     let prefix = if seed.is_multiple_of(3) { "in/" } else { "" };
-    let plan = Plan { attr_ttl, prefix, policies: vec![ALL; 2], ..Plan::default() };
+    let quota = QuotaConfig { bytes: Some(QUOTA_BYTES), files: Some(QUOTA_FILES) };
+    let plan = Plan { attr_ttl, prefix, quota, policies: vec![ALL; 2], ..Plan::default() };
     let tree = Tree::new(&plan);
     let mut model = Model::new();
     let mut story = Story { seed, steps: Vec::new() };
@@ -208,7 +216,20 @@ async fn run(seed: u64) {
             assert!(is_absent, "{name}: {looked_up:?}");
         }
         assert!(tree.memory.open_upload_keys().is_empty());
+        assert_eq!(counted(&tree), stored(&tree), "what is counted is what is stored");
     }
+}
+
+/// Bytes and objects, as the quota counts them.
+fn counted(tree: &Tree) -> (u64, u64) {
+    let space = tree.vfs().statfs();
+    (QUOTA_BYTES - space.bytes_free, QUOTA_FILES - space.files_free)
+}
+
+fn stored(tree: &Tree) -> (u64, u64) {
+    let keys = tree.memory.keys();
+    let sizes = keys.iter().map(|key| tree.memory.meta(key).map_or(0, |meta| meta.size));
+    (sizes.sum(), keys.len() as u64)
 }
 
 /// What led to a failure: printed when one comes.

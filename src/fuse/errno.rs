@@ -24,9 +24,10 @@ pub(super) fn errno(error: &VfsError) -> Errno {
         VfsError::ReadOnly => Errno::EROFS,
         VfsError::WriteOnly | VfsError::AccessDenied { .. } => Errno::EACCES,
         VfsError::TooLarge { .. } => Errno::EFBIG,
+        VfsError::QuotaReached { .. } => Errno::EDQUOT,
         VfsError::NameTooLong => Errno::ENAMETOOLONG,
         VfsError::NameImpossible { .. } | VfsError::Invalid { .. } => Errno::EINVAL,
-        VfsError::Busy { .. } | VfsError::Throttled { .. } => Errno::EBUSY,
+        VfsError::Busy { .. } | VfsError::Throttled { .. } | VfsError::QuotaUnknown => Errno::EBUSY,
         // ESTALE rather than EIO: the copy is whole, it is the name that moved on.
         VfsError::ReplacedMeanwhile { .. } => Errno::ESTALE,
         VfsError::TimedOut { .. } => Errno::ETIMEDOUT,
@@ -66,6 +67,8 @@ mod tests {
             VfsError::WriteOnly,
             VfsError::AccessDenied { cause: cause() },
             VfsError::TooLarge { name: name(), bytes_max: 1 },
+            VfsError::QuotaReached { name: name(), setting: "quota", limit: 1 },
+            VfsError::QuotaUnknown,
             VfsError::NameTooLong,
             VfsError::NameImpossible { name: name() },
             VfsError::Busy { name: name() },
@@ -103,6 +106,7 @@ mod tests {
                 error,
                 VfsError::Busy { .. }
                     | VfsError::Throttled { .. }
+                    | VfsError::QuotaUnknown
                     | VfsError::ReplacedMeanwhile { .. }
                     | VfsError::TimedOut { .. }
                     | VfsError::Store { .. }

@@ -390,7 +390,9 @@ impl Filesystem for FuseAdapter {
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         let space = self.vfs.statfs();
-        let block = u64::from(words::BLOCK_BYTES);
+        // Where numbers are nominal a large block suits programs that read in blocks; a quota is told closer.
+        let block_bytes = if space.is_limited { words::QUOTA_BLOCK_BYTES } else { words::BLOCK_BYTES };
+        let block = u64::from(block_bytes);
         let (total, free) = (space.bytes_total / block, space.bytes_free / block);
         reply.statfs(
             total,
@@ -398,9 +400,9 @@ impl Filesystem for FuseAdapter {
             free,
             space.files_total,
             space.files_free,
-            words::BLOCK_BYTES,
+            block_bytes,
             NAME_BYTES_MAX,
-            words::BLOCK_BYTES,
+            block_bytes,
         );
     }
 

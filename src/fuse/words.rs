@@ -9,6 +9,8 @@ use crate::vfs::{Attributes, FileKind, InodeNo, OpenHow};
 
 /// The block size that stat and statfs show: `cp` then moves pieces of 1 MiB.
 pub(super) const BLOCK_BYTES: u32 = 1 << 20;
+/// The unit in which a quota is told by statfs.
+pub(super) const QUOTA_BLOCK_BYTES: u32 = 512;
 /// What `st_blocks` counts.
 const SECTOR_BYTES: u64 = 512;
 const PERMISSION_BITS: u32 = 0o7777;

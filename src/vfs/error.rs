@@ -40,6 +40,12 @@ pub enum VfsError {
     },
     #[error("{name}: above the largest size of a file, {bytes_max} bytes (single_file_max_size)")]
     TooLarge { name: String, bytes_max: u64 },
+    /// `setting` is `quota` (bytes) or `quota_files`.
+    #[error("{name}: there is no room for it within {setting} = {limit}")]
+    QuotaReached { name: String, setting: &'static str, limit: u64 },
+    /// Nobody may store before it is known what is stored already.
+    #[error("what the bucket holds is not counted yet, and there is a quota")]
+    QuotaUnknown,
     #[error("a name of a file has at most 255 bytes, a key at most 850")]
     NameTooLong,
     #[error("{name}: cannot be a name in a bucket")]

@@ -100,7 +100,8 @@ async fn empty(vfs: &Vfs, inode: InodeNo, known: &Known) -> VfsResult<()> {
     let caller = super::Caller { uid: 0, gid: 0, process: None };
     let file =
         OpenFile::new(shared, inode, known.parent, &known.name, key, how, caller, vfs.policy, vfs.view);
-    file.begin(shared, false);
+    let share = shared.share(&file.key, Some(known.facts.bytes))?;
+    file.begin(shared, share, false);
     file.publish(shared).await
 }
 
@@ -178,11 +179,13 @@ impl Shared {
         };
         if gathered.facts.is_directory() {
             let mut new = NewObject { content_type: Some(MARKER_TYPE.to_owned()), ..NewObject::default() };
+            let before = meta.as_ref().map(|meta| meta.size);
             new.metadata = meta.map(|meta| meta.metadata).unwrap_or_default();
             gathered.kept.write(FileKind::Directory, &mut new.metadata)?;
             let _permit = self.writers.upload_permit().await;
             self.store.put_object(key, Payload::new(Bytes::new()), &new).await.map_err(error)?;
             self.note_put(key.as_str(), Facts::directory(super::attr::from_seconds(0)));
+            self.count_change(key.as_str(), before, Some(0));
             return Ok(());
         }
         let is_same = |meta: &ObjectMeta| gathered.facts.etag == Some(PackedETag::new(&meta.etag));

@@ -12,6 +12,7 @@
 //! | files, opened for writing, and when they are published | `open.rs`, `writing.rs`, `register.rs`, `close.rs`, `write/` |
 //! | names, made and removed | `remove.rs`, `rename.rs` |
 //! | times, modes, extended attributes | `metadata.rs`, `posix.rs` |
+//! | how much may be stored | `quota/` |
 
 mod attr;
 mod budget;
@@ -29,6 +30,7 @@ mod open;
 mod overlay;
 mod policy;
 mod posix;
+mod quota;
 mod read;
 mod register;
 mod remove;
@@ -247,12 +249,14 @@ impl Vfs {
     }
 
     pub fn statfs(&self) -> SpaceUse {
-        SpaceUse {
+        let unlimited = SpaceUse {
             bytes_total: SPACE_BYTES,
             bytes_free: SPACE_BYTES,
             files_total: SPACE_FILES,
             files_free: SPACE_FILES,
-        }
+            is_limited: false,
+        };
+        self.shared.quota.as_ref().map_or(unlimited, |quota| quota.space(unlimited))
     }
 
     pub async fn getxattr(&self, inode: InodeNo, name: &OsStr) -> VfsResult<Bytes> {

@@ -41,6 +41,7 @@ pub(super) async fn create(
     let shared = &vfs.shared;
     shared.is_open()?;
     vfs.policy.may_change()?;
+    shared.counted().await?;
     let name = component(name)?;
     let directory = shared.directory(parent)?;
     let key = shared.names.key(&directory, name)?;
@@ -53,11 +54,14 @@ pub(super) async fn create(
         other => other,
     };
     let begins = may_create(vfs, name, how, target.as_ref())?;
+    let published = target.as_ref().filter(|target| !target.is_unpublished());
+    let stands = published.map(|target| target.facts.bytes);
+    let share = if begins { shared.share(&key, stands)? } else { None };
     let inode = inode_to_create(shared, parent, name, target.as_ref(), begins)?;
     let file = OpenFile::new(shared, inode, parent, name, key, how, caller, vfs.policy, vfs.view);
     let handle = register(shared, &file);
     if begins {
-        file.begin(shared, how.exclusive);
+        file.begin(shared, share, how.exclusive);
         if shared.posix_metadata && mode != shared.shows.file_mode && !shared.is_front_user(caller) {
             file.set_kept(|kept| kept.mode = Some(mode));
         }
@@ -120,6 +124,7 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
         return open_for_reading(vfs, inode, &known, key).await;
     }
     vfs.policy.may_change()?;
+    shared.counted().await?;
     if how.read {
         vfs.policy.may_read()?;
     }

@@ -36,17 +36,19 @@ pub(super) async fn mkdir(
     let shared = &vfs.shared;
     shared.is_open()?;
     vfs.policy.may_change()?;
+    shared.counted().await?;
     let name = component(name)?;
     let directory = shared.directory(parent)?;
     let marker = shared.names.marker(&directory, name)?;
     if shared.target(parent, &directory, name).await?.is_some() {
         return Err(VfsError::Exists { name: name.to_owned() });
     }
+    let _share = shared.share(&marker, None)?;
     let mut kept = Posix::default();
     if shared.posix_metadata && mode != shared.shows.dir_mode && !shared.is_front_user(caller) {
         kept.mode = Some(mode);
     }
-    shared.put_marker(&marker, &kept, name).await?;
+    shared.put_marker(&marker, &kept, name, None).await?;
     let facts = shared.dated(Facts::directory(from_seconds(0)));
     let now = Instant::now();
     let gone = || VfsError::NotFound { name: name.to_owned() };
@@ -81,7 +83,8 @@ pub(super) async fn unlink(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResul
     if may_exist {
         shared.take_gathered(key.as_str());
         shared.keep_directory(&directory, &key).await?;
-        shared.delete(&key, name, Some(&target.facts)).await?;
+        let stood = (!target.is_unpublished()).then_some(target.facts.bytes);
+        shared.delete(&key, name, Some(&target.facts), stood).await?;
     }
     shared.inodes.lock().unlink(parent, name);
     for file in writers {
@@ -108,32 +111,48 @@ pub(super) async fn rmdir(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResult
         return Err(VfsError::NotEmpty { name: name.to_owned() });
     }
     shared.keep_directory(&directory, &marker).await?;
-    shared.delete(&marker, name, None).await?;
+    shared.delete(&marker, name, None, Some(0)).await?;
     shared.inodes.lock().unlink(parent, name);
     shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
     Ok(())
 }
 
 impl Shared {
-    /// Makes the marker object of a directory.
-    pub(super) async fn put_marker(&self, marker: &Key, kept: &Posix, name: &str) -> VfsResult<()> {
+    /// Makes the marker object of a directory, where `stood` says the size of what is replaced.
+    pub(super) async fn put_marker(
+        &self,
+        marker: &Key,
+        kept: &Posix,
+        name: &str,
+        stood: Option<u64>,
+    ) -> VfsResult<()> {
         let mut new = NewObject { content_type: Some(MARKER_TYPE.to_owned()), ..NewObject::default() };
         kept.write(FileKind::Directory, &mut new.metadata)?;
         self.keys.settled(marker).await?;
         let _permit = self.writers.upload_permit().await;
         let put = self.store.put_object(marker, Payload::new(Bytes::new()), &new).await;
-        put.map_err(|error| VfsError::from_cos(error, name))?;
+        put.map_err(|error| self.failed_change(error, name))?;
         let facts = Facts::directory(from_seconds(0));
         self.keep(self.version_of(marker, &facts), std::sync::Arc::new(kept.clone()));
         self.note_put(marker.as_str(), facts);
+        self.count_change(marker.as_str(), stood, Some(0));
         Ok(())
     }
 
-    /// Deletes one key. Nothing in doubt about it may come to life later.
-    pub(super) async fn delete(&self, key: &Key, name: &str, facts: Option<&Facts>) -> VfsResult<()> {
+    /// Deletes one key, under which an object of `stood` bytes stands. Nothing in doubt about it may come to
+    /// life later.
+    pub(super) async fn delete(
+        &self,
+        key: &Key,
+        name: &str,
+        facts: Option<&Facts>,
+        stood: Option<u64>,
+    ) -> VfsResult<()> {
         self.keys.settled(key).await?;
-        self.store.delete_object(key).await.map_err(|error| VfsError::from_cos(error, name))?;
+        let deleted = self.store.delete_object(key).await;
+        deleted.map_err(|error| self.failed_change(error, name))?;
         self.note_deleted(key.as_str(), facts);
+        self.count_change(key.as_str(), stood, None);
         Ok(())
     }
 
@@ -146,7 +165,7 @@ impl Shared {
             return Ok(());
         }
         let name = directory.trim_end_matches('/').rsplit('/').next().unwrap_or(directory).to_owned();
-        self.put_marker(&marker, &Posix::default(), &name).await
+        self.put_marker(&marker, &Posix::default(), &name, None).await
     }
 
     /// Whether a directory is there without `leaving`: by its marker, or by something else in it.

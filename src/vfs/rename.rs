@@ -187,9 +187,12 @@ async fn move_file(
         shared.keys.settled(&source_key).await?;
         shared.keys.settled(&target_key).await?;
         let copied = copy(shared, &source_key, &target_key, &meta, replace.as_ref(), forbid_overwrite).await;
-        let stored = copied.map_err(|error| VfsError::from_cos(error, &to.name))?;
+        let stored = copied.map_err(|error| shared.failed_change(error, &to.name))?;
         let facts = facts_of_copy(&meta, &stored);
         shared.note_put(target_key.as_str(), facts.clone());
+        let published = target.filter(|target| !target.is_unpublished());
+        let stood = published.map(|target| target.facts.bytes);
+        shared.count_change(target_key.as_str(), stood, Some(facts.bytes));
         facts
     };
     for file in
@@ -226,7 +229,7 @@ async fn delete_version(
         Some(_) => {}
     }
     shared.keep_directory(directory, key).await?;
-    shared.delete(key, name, Some(&Facts::of_meta(copied))).await
+    shared.delete(key, name, Some(&Facts::of_meta(copied)), Some(copied.size)).await
 }
 
 fn facts_of_copy(source: &ObjectMeta, stored: &Stored) -> Facts {
@@ -333,14 +336,21 @@ struct Copied {
     hasher: RandomState,
     /// Hashes of key and ETag: a million of them must fit.
     versions: HashSet<u64>,
-    /// Own recent objects that the list did not show, and may not show the next time.
-    unlisted: Vec<Key>,
+    /// Own recent objects that the list did not show, and may not show the next time; with their sizes.
+    unlisted: Vec<(Key, u64)>,
+    /// The size of the marker that the new name had before, for the quota.
+    marker_stood: Option<u64>,
 }
 
 impl Copied {
     /// Copies everything below `source`, before anything is deleted.
     async fn all(shared: &Arc<Shared>, source: &Key, into: &Key, name: &str) -> VfsResult<Self> {
-        let mut copied = Self { hasher: RandomState::new(), versions: HashSet::new(), unlisted: Vec::new() };
+        let marker_stood = match &shared.quota {
+            Some(_) => shared.head(into, name).await?.map(|facts| facts.bytes),
+            None => None,
+        };
+        let (hasher, versions, unlisted) = (RandomState::new(), HashSet::new(), Vec::new());
+        let mut copied = Self { hasher, versions, unlisted, marker_stood };
         let mut seen_own = HashSet::new();
         let mut request = ListRequest {
             prefix: source.as_str().to_owned(),
@@ -375,11 +385,12 @@ impl Copied {
             .into_iter()
             .filter(|(key, _)| !seen_own.contains(key))
             .collect();
-        copied.unlisted = unlisted.iter().filter_map(|(key, _)| Key::new(key).ok()).collect();
+        let sized = unlisted.iter().filter_map(|(key, facts)| Some((Key::new(key).ok()?, facts.bytes)));
+        copied.unlisted = sized.collect();
         copied.take_over(shared, source, into, name, unlisted).await?;
         // Without a marker the new name would be there only as long as its files, and lists may lag.
         if !matches!(shared.own_change(into.as_str()), Some(Change::Put(_))) {
-            shared.put_marker(into, &super::posix::Posix::default(), name).await?;
+            shared.put_marker(into, &super::posix::Posix::default(), name, marker_stood).await?;
         }
         Ok(copied)
     }
@@ -392,6 +403,7 @@ impl Copied {
         name: &str,
         found: Vec<(String, Facts)>,
     ) -> VfsResult<()> {
+        let marker_stood = self.marker_stood;
         let copies = found.into_iter().map(|(text, _)| async move {
             let impossible = |_| VfsError::NameImpossible { name: text.clone() };
             let key = Key::new(&text).map_err(impossible)?;
@@ -406,8 +418,12 @@ impl Copied {
                 Err(failure) if failure.reason == Reason::NoSuchKey => return Ok(None),
                 Err(failure) => return Err(error(failure)),
             };
-            let stored = copy(shared, &key, &target, &meta, None, false).await.map_err(error)?;
+            let stored = copy(shared, &key, &target, &meta, None, false).await;
+            let stored = stored.map_err(|error| shared.failed_change(error, name))?;
             shared.note_put(target.as_str(), facts_of_copy(&meta, &stored));
+            // Nothing but a marker can have been there: the directory was empty.
+            let stood = marker_stood.filter(|_| rest.is_empty());
+            shared.count_change(target.as_str(), stood, Some(meta.size));
             Ok(Some((text, Some(PackedETag::new(&meta.etag)))))
         });
         let mut done = stream::iter(copies).buffer_unordered(COPIES_MAX);
@@ -441,7 +457,7 @@ impl Copied {
                 let etag = facts.etag.or(listed.etag);
                 let version = self.hasher.hash_one((object.key.clone(), etag));
                 match Key::new(&object.key) {
-                    Ok(key) if self.versions.contains(&version) => keys.push(key),
+                    Ok(key) if self.versions.contains(&version) => keys.push((key, listed.bytes)),
                     _ => stays = true,
                 }
             }
@@ -461,13 +477,20 @@ impl Copied {
     }
 }
 
-async fn delete_all(shared: &Shared, keys: &[Key], name: &str) -> VfsResult<()> {
-    if keys.is_empty() {
+async fn delete_all(shared: &Shared, sized: &[(Key, u64)], name: &str) -> VfsResult<()> {
+    if sized.is_empty() {
         return Ok(());
     }
-    let failed = shared.store.delete_objects(keys).await.map_err(|error| VfsError::from_cos(error, name))?;
-    for key in keys.iter().filter(|key| !failed.iter().any(|(failed, _)| failed == *key)) {
-        shared.note_deleted(key.as_str(), None);
+    let keys: Vec<Key> = sized.iter().map(|(key, _)| key.clone()).collect();
+    let failed = shared.store.delete_objects(&keys).await;
+    let failed = failed.map_err(|error| shared.failed_change(error, name))?;
+    let mut gone = HashSet::new();
+    for (key, bytes) in sized.iter().filter(|(key, _)| !failed.iter().any(|(failed, _)| failed == key)) {
+        // What lists had missed may be among them twice.
+        if gone.insert(key) {
+            shared.note_deleted(key.as_str(), None);
+            shared.count_change(key.as_str(), Some(*bytes), None);
+        }
     }
     match failed.into_iter().next() {
         Some((_, error)) => Err(VfsError::from_cos(error, name)),

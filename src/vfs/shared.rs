@@ -30,13 +30,14 @@ use super::{
     name::Names,
     overlay::{Change, Overlay},
     posix::Posix,
+    quota::{Quota, Share},
     read::Readers,
     register::Writing,
     resolve::Flights,
 };
 use crate::{
     config::{Appearance, Limits, MountConfig},
-    cos::{Key, ObjectStore},
+    cos::{CosError, Key, ObjectStore},
 };
 
 /// Kept metadata (`posix_metadata`) of so many objects is remembered (about 10 MB).
@@ -69,6 +70,8 @@ pub struct Shared {
     pub(super) flights: Flights,
     pub(super) writing: Writing,
     pub(super) gathering: Gathering,
+    /// `None` where there is no limit.
+    pub(super) quota: Option<Quota>,
     pub(super) readers: Arc<Readers>,
     _reclaimer: Reclaimer,
     /// What tables and listings take from the budget.
@@ -110,9 +113,11 @@ impl Shared {
         let readers = Arc::new(Readers::default());
         let asked = readers.clone();
         let reclaimer = writers.budget().on_pressure(move |bytes| asked.give_back(bytes));
+        let names = || Names::new(&mount.prefix, &limits.state_prefix);
+        let quota = Quota::new(mount.quota, Arc::clone(&store), names(), &mount.name, &runtime);
         Arc::new(Self {
             store,
-            names: Names::new(&mount.prefix, &limits.state_prefix),
+            names: names(),
             shows: mount.shows,
             posix_metadata: mount.posix_metadata,
             attr_ttl: limits.attr_ttl,
@@ -130,6 +135,7 @@ impl Shared {
             flights: Flights::default(),
             writing: Writing::default(),
             gathering: Gathering::default(),
+            quota,
             readers,
             _reclaimer: reclaimer,
             counted: Mutex::new(None),
@@ -259,6 +265,47 @@ impl Shared {
         let etag = facts.and_then(|facts| facts.etag.clone());
         let change = Change::Deleted { etag, at: SystemTime::now() };
         self.overlay.lock().note(key, change, Instant::now());
+    }
+
+    /// Waits until it is known how much is stored, where that matters.
+    ///
+    /// # Errors
+    /// `QuotaUnknown` where it does not become known in time.
+    pub(super) async fn counted(&self) -> VfsResult<()> {
+        match &self.quota {
+            Some(quota) => quota.counted().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The room for a writer of `key`, under which an object of `stands` bytes stands.
+    ///
+    /// # Errors
+    /// `QuotaReached`.
+    pub(super) fn share(&self, key: &Key, stands: Option<u64>) -> VfsResult<Option<Share>> {
+        self.quota.as_ref().map(|quota| quota.open(key, stands)).transpose()
+    }
+
+    /// Tells the quota what stands under a key now, and what stood there before.
+    pub(super) fn count_change(&self, key: &str, before: Option<u64>, after: Option<u64>) {
+        if let Some(quota) = &self.quota {
+            quota.change(key, before, after);
+        }
+    }
+
+    /// What it means for `name` that a request failed which changes the bucket, and may have changed it.
+    pub(super) fn failed_change(&self, error: CosError, name: &str) -> VfsError {
+        if let Some(quota) = self.quota.as_ref().filter(|_| error.in_doubt) {
+            quota.doubt();
+        }
+        VfsError::from_cos(error, name)
+    }
+
+    /// The size of the object that a name leads to, as far as the table knows.
+    pub(super) fn stands(&self, parent: InodeNo, name: &str) -> Option<u64> {
+        let inodes = self.inodes.lock();
+        let facts = inodes.known(inodes.find(parent, name)?)?.facts;
+        facts.etag.is_some().then_some(facts.bytes)
     }
 
     /// Kept metadata of this very version, if it is remembered.

@@ -128,4 +128,6 @@ pub struct SpaceUse {
     pub bytes_free: u64,
     pub files_total: u64,
     pub files_free: u64,
+    /// There is a quota, so that these numbers mean something.
+    pub is_limited: bool,
 }

@@ -18,6 +18,7 @@ use super::{
     close::{Standing, Verdict, Word, decide},
     policy,
     posix::Posix,
+    quota::Share,
     read::Reader,
     shared::Shared,
     write::{Tried, WriteHandle},
@@ -106,11 +107,15 @@ impl OpenFile {
     }
 
     /// Begins the file anew: it will be published, be it empty. `forbid_overwrite`: as a new one only.
-    pub(super) fn begin(&self, shared: &Shared, forbid_overwrite: bool) {
+    /// `share`: of [`Shared::share`].
+    pub(super) fn begin(&self, shared: &Shared, share: Option<Share>, forbid_overwrite: bool) {
         let mut state = self.state.lock();
         if state.writer.is_none() {
             let (writers, store) = (shared.writers.clone(), shared.store.clone());
             let writer = WriteHandle::begin(writers, store, shared.keys.clone(), self.key.clone());
+            if let Some(share) = share {
+                writer.set_share(share);
+            }
             state.forbid_overwrite = forbid_overwrite || self.policy.forbids_overwrite();
             if state.forbid_overwrite {
                 writer.set_new_object(NewObject { forbid_overwrite: true, ..NewObject::default() });
@@ -122,11 +127,14 @@ impl OpenFile {
     /// Throws away what was written so far.
     ///
     /// # Errors
-    /// The error that an earlier request left.
+    /// The error that an earlier request left; `QuotaReached`.
     pub(super) fn truncate(&self, shared: &Shared, forbid_overwrite: bool) -> VfsResult<()> {
         let begun = self.state.lock().writer.clone();
         match begun {
-            None => self.begin(shared, forbid_overwrite),
+            None => {
+                let share = shared.share(&self.key, shared.stands(self.parent, &self.name))?;
+                self.begin(shared, share, forbid_overwrite);
+            }
             Some(writer) => {
                 writer.truncate_to_zero()?;
                 let mut state = self.state.lock();
@@ -219,7 +227,8 @@ impl OpenFile {
         }
         let target = if facts.etag.is_some() { policy::Standing::Published } else { policy::Standing::Free };
         self.policy.may_overwrite(&self.name, target)?;
-        self.begin(shared, false);
+        let share = shared.share(&self.key, facts.etag.is_some().then_some(0))?;
+        self.begin(shared, share, false);
         self.state.lock().writer.clone().ok_or(VfsError::BadHandle)
     }
 

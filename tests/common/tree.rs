@@ -45,6 +45,7 @@ pub struct Plan {
     pub attr_ttl: Duration,
     pub memory_bytes: u64,
     pub posix_metadata: bool,
+    pub quota: QuotaConfig,
     pub prefix: &'static str,
     pub policies: Vec<PolicyConfig>,
 }
@@ -55,6 +56,7 @@ impl Default for Plan {
             attr_ttl: Duration::from_secs(5),
             memory_bytes: 64 << 20,
             posix_metadata: false,
+            quota: QuotaConfig::default(),
             prefix: "",
             policies: vec![ALL],
         }
@@ -129,7 +131,7 @@ fn mount(plan: &Plan) -> MountConfig {
         prefix: plan.prefix.to_owned(),
         home: PathBuf::from("/home/demo"),
         nonempty: false,
-        quota: QuotaConfig::default(),
+        quota: plan.quota,
         shows: Appearance {
             uid: Some(1000),
             gid: Some(1000),

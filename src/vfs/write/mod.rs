@@ -32,6 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::{
     Keys, VfsError, VfsResult,
     budget::{BLOCK, Grant, Right, Room, SENDABLE_BLOCKS, Seat, Ticket, WRITE_BLOCKS_MAX},
+    quota::Share,
 };
 use crate::cos::{Crc64, ETag, Key, NewObject, ObjectStore, PART_BYTES_MIN};
 use part::{PartBuffer, PartPlan};
@@ -89,6 +90,8 @@ struct Core {
     /// Bytes accepted.
     bytes: u64,
     dirty: bool,
+    /// What it may take of a quota, where there is one.
+    share: Option<Share>,
     /// The last part is cut: nothing can follow.
     ended: bool,
     /// The name leads elsewhere now.
@@ -136,6 +139,7 @@ impl WriteHandle {
             part: PartBuffer::new(),
             bytes: 0,
             dirty: false,
+            share: None,
             ended: false,
             orphaned: false,
             new: NewObject::default(),
@@ -167,12 +171,17 @@ impl WriteHandle {
         self.shared.core.lock().new = new;
     }
 
+    /// From now on every byte needs room in the share of a quota.
+    pub(in crate::vfs) fn set_share(&self, share: Share) {
+        self.shared.core.lock().share = Some(share);
+    }
+
     /// Takes `data` (1 MiB at most) at `offset` if that needs no waiting. Called in the FUSE loop: never blocks.
     ///
     /// # Errors
     /// `NotSupported` for an offset that is not the end of what was written, and once a publication has
     /// begun (only [`Self::truncate_to_zero`] leads on from there, unless what was published is empty);
-    /// `TooLarge`; `BadHandle` after [`Self::discard`]; or the error that an earlier request left on the handle.
+    /// `TooLarge`; `QuotaReached`; `BadHandle` after [`Self::discard`]; or the error that an earlier request left on the handle.
     pub fn try_write(&self, offset: u64, data: &[u8]) -> VfsResult<Tried> {
         self.shared.take(&mut self.shared.core.lock(), offset, data)
     }
@@ -299,8 +308,11 @@ impl Core {
         self.part.is_empty() && !self.memory.room.as_ref().is_some_and(Room::is_seated)
     }
 
-    /// Lets go of all memory and of all requests.
+    /// Lets go of all memory, of all requests, and of what is claimed of a quota.
     fn let_go(&mut self) {
+        if let Some(share) = &mut self.share {
+            share.release();
+        }
         self.part = PartBuffer::new();
         self.memory.room = None;
         self.memory.right = None;
@@ -354,7 +366,14 @@ impl Shared {
             self.hopeless(core, error.clone());
             return Err(error);
         }
-        Ok(())
+        self.claim(core, core.bytes + bytes as u64)
+    }
+
+    /// Makes sure that the quota, where there is one, has room for an object of `end` bytes.
+    fn claim(self: &Arc<Self>, core: &mut Core, end: u64) -> VfsResult<()> {
+        let Some(Err(error)) = core.share.as_mut().map(|share| share.room_to(end)) else { return Ok(()) };
+        self.hopeless(core, error.clone());
+        Err(error)
     }
 
     /// Room for `blocks`, from what was granted and from what is free; `None` where one has to wait.

@@ -96,6 +96,7 @@ impl Shared {
         if let Err(error) = self.keys.settled(&self.key).await {
             self.hopeless(&mut self.core.lock(), error);
         }
+        self.claim_all();
         let (effect, payload) = self.begin_publishing();
         let (outcome, still_open) = match effect {
             Effect::Put => (self.put(payload, &new).await, false),
@@ -114,11 +115,25 @@ impl Shared {
             let mut core = self.core.lock();
             self.step(&mut core, |state| state.on_published(outcome.clone(), still_open));
             core.dirty &= outcome.is_err();
+            if let Some(share) = &mut core.share {
+                match &outcome {
+                    Ok(published) => share.published(published.bytes),
+                    Err(_) => share.doubt(),
+                }
+            }
             core.let_go();
             std::mem::take(&mut core.wakes)
         };
         self.tell(wakes);
         outcome
+    }
+
+    /// An empty object needs room as well, and so does one that was begun anew.
+    fn claim_all(self: &Arc<Self>) {
+        let mut core = self.core.lock();
+        let bytes = core.bytes;
+        // What is refused is left on the handle.
+        self.claim(&mut core, bytes).unwrap_or(());
     }
 
     /// Decides what publishes, and takes what a PUT carries.
