@@ -100,12 +100,18 @@ async fn read(client: &CosClient, range: Option<ByteRange>) -> CosResult<Vec<u8>
 }
 
 fn expected(bytes: &[u8]) -> Expected {
-    Expected { bytes: bytes.len() as u64, crc64: Crc64::of(bytes) }
+    Expected { bytes: bytes.len() as u64, crc64: Some(Crc64::of(bytes)) }
 }
 
 fn part(bytes: &[u8]) -> PartStored {
     let crc64 = Some(Crc64::of(bytes));
-    PartStored { number: PartNumber::FIRST, etag: ETag::new("p1"), bytes: bytes.len() as u64, crc64 }
+    PartStored {
+        number: PartNumber::FIRST,
+        etag: ETag::new("p1"),
+        bytes: bytes.len() as u64,
+        crc64,
+        stored_at: None,
+    }
 }
 
 async fn complete(client: &CosClient, bytes: &[u8], forbid_overwrite: bool) -> CosResult<ETag> {

@@ -245,13 +245,14 @@ impl ObjectStore for CosClient {
     async fn put_object(&self, key: &Key, payload: Payload, new: &NewObject) -> CosResult<Stored> {
         const OPERATION: Operation = Operation::PutObject;
         fits_into_one_request(OPERATION, key, payload.len())?;
-        let expected = Expected { bytes: payload.len(), crc64: payload.crc64() };
+        let crc64 = payload.crc64();
+        let expected = Expected { bytes: payload.len(), crc64: Some(crc64) };
         let md5 = md5_of(&payload).await;
         let request =
             Request::of_key(OPERATION, Method::PUT, key).header("content-md5", BASE64_STANDARD.encode(md5));
         let request = request.new_object(key, new).map_err(|why| impossible(OPERATION, key, why))?;
         let request = self.for_storing(request).payload(payload);
-        match self.run(&request, |answer| judge_stored(&request, &answer, expected.crc64)).await {
+        match self.run(&request, |answer| judge_stored(&request, &answer, crc64)).await {
             Ok(stored) => {
                 self.note_checksum(OPERATION, stored.crc64);
                 Ok(stored)
@@ -372,7 +373,7 @@ impl ObjectStore for CosClient {
         let request = part_request(OPERATION, key, upload, number).payload(payload);
         let stored = self.run(&request, |answer| judge_stored(&request, &answer, crc64)).await?;
         self.note_checksum(OPERATION, stored.crc64);
-        Ok(PartStored { number, etag: stored.etag, bytes, crc64: stored.crc64 })
+        Ok(PartStored { number, etag: stored.etag, bytes, crc64: stored.crc64, stored_at: None })
     }
 
     async fn upload_part_copy(
@@ -393,7 +394,13 @@ impl ObjectStore for CosClient {
             .header_if(Names::COPY_SOURCE_IF_MATCH, if_match.map(quoted))
             .payload(Payload::new(Bytes::new()));
         let stored = self.run(&request, |answer| judge_copied(&request, &answer, "CopyPartResult")).await?;
-        Ok(PartStored { number, etag: stored.etag, bytes: range.length, crc64: stored.crc64 })
+        Ok(PartStored {
+            number,
+            etag: stored.etag,
+            bytes: range.length,
+            crc64: stored.crc64,
+            stored_at: None,
+        })
     }
 
     async fn list_parts(&self, key: &Key, upload: &UploadId) -> CosResult<Vec<PartStored>> {

@@ -59,6 +59,7 @@ struct Part {
     etag: ETag,
     bytes: Bytes,
     crc64: Crc64,
+    stored_at: SystemTime,
 }
 
 impl MemoryStore {
@@ -262,6 +263,7 @@ impl ObjectStore for MemoryStore {
             etag: part.etag.clone(),
             bytes: part.bytes.len() as u64,
             crc64: None,
+            stored_at: Some(part.stored_at),
         };
         Ok(upload.parts.iter().map(listed).collect())
     }
@@ -295,8 +297,8 @@ impl ObjectStore for MemoryStore {
         let etag = composite_etag(upload, parts);
         let stored = bucket.publish(OPERATION, key, bytes, etag, &new)?;
         bucket.uploads.remove(&(key.as_str().to_owned(), upload.clone()));
-        if stored.crc64 != Some(expected.crc64) {
-            let found = format!("{:?} instead of {}", stored.crc64, expected.crc64);
+        if expected.crc64.is_some_and(|crc64| stored.crc64 != Some(crc64)) {
+            let found = format!("{:?} instead of {:?}", stored.crc64, expected.crc64);
             return Err(CosError::new(OPERATION.name(), super::Reason::Corrupt).of_key(key).because(found));
         }
         Ok(stored)
@@ -362,8 +364,10 @@ impl Upload {
     fn store(&mut self, number: PartNumber, bytes: Bytes) -> PartStored {
         let etag = ETag::new(&hex(&Md5::digest(&bytes)));
         let crc64 = Crc64::of(&bytes);
-        let told = PartStored { number, etag: etag.clone(), bytes: bytes.len() as u64, crc64: Some(crc64) };
-        self.parts.insert(number, Part { etag, bytes, crc64 });
+        let length = bytes.len() as u64;
+        let told =
+            PartStored { number, etag: etag.clone(), bytes: length, crc64: Some(crc64), stored_at: None };
+        self.parts.insert(number, Part { etag, bytes, crc64, stored_at: SystemTime::now() });
         told
     }
 

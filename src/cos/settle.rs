@@ -26,7 +26,7 @@ impl CosClient {
         }
         let Ok(meta) = self.look(key).await else { return Err(error) };
         let is_same = match meta.crc64 {
-            Some(crc64) => crc64 == expected.crc64,
+            Some(crc64) => Some(crc64) == expected.crc64,
             None => meta.etag.as_str() == md5_hex,
         };
         if meta.size == expected.bytes && is_same {
@@ -66,14 +66,13 @@ impl CosClient {
         Err(error)
     }
 
-    /// By its checksum, or, where COS tells none, by its size; and by being younger than the upload, or an older
+    /// By its checksum, or, where none is known, by its size; and by being younger than the upload, or an older
     /// object of the same bytes would pass for it and the upload stay open. Both times are COS's.
     fn is_of_upload(&self, meta: &ObjectMeta, upload: &UploadId, expected: Expected) -> bool {
         let initiated = self.initiated_at(upload);
-        match meta.crc64 {
-            Some(crc64) => {
-                crc64 == expected.crc64
-                    && initiated.is_none_or(|begun| meta.last_modified + CLOCKS_DIFFER >= begun)
+        match meta.crc64.zip(expected.crc64) {
+            Some((crc64, expected)) => {
+                crc64 == expected && initiated.is_none_or(|begun| meta.last_modified + CLOCKS_DIFFER >= begun)
             }
             None => initiated.is_some_and(|begun| meta.last_modified >= begun),
         }

@@ -271,6 +271,8 @@ pub struct PartStored {
     pub etag: ETag,
     pub bytes: u64,
     pub crc64: Option<Crc64>,
+    /// When COS stored it, as ListParts tells; the answer to a part does not.
+    pub stored_at: Option<SystemTime>,
 }
 
 /// The bytes `first..first + length` of an object.
@@ -327,7 +329,8 @@ pub struct OpenUpload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
     pub bytes: u64,
-    pub crc64: Crc64,
+    /// `None` where parts of an earlier process are among it: nobody knows their checksums any more.
+    pub crc64: Option<Crc64>,
 }
 
 #[cfg(test)]

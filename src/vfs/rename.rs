@@ -296,7 +296,7 @@ async fn copy_parts(
         let why = "neither the object nor its parts have a checksum that the copy could be held to";
         CosError::new("UploadPartCopy", Reason::Refused).of_key(source).because(why)
     })?;
-    let expected = Expected { bytes: meta.size, crc64 };
+    let expected = Expected { bytes: meta.size, crc64: Some(crc64) };
     let _permit = shared.writers.upload_permit().await;
     shared.store.complete_multipart_upload(target, upload, &parts, expected, forbid_overwrite).await
 }

@@ -177,12 +177,14 @@ pub(in crate::cos) fn parts_page(body: &[u8]) -> Read<(Vec<PartStored>, Option<S
         #[serde(rename = "ETag")]
         etag: String,
         size: u64,
+        last_modified: Option<String>,
     }
     let page: Page = parse(body, "ListPartsResult")?;
     let stored = |part: Part| {
         let number = PartNumber::new(part.part_number);
         let number = number.ok_or_else(|| Unreadable(format!("no part number: {}", part.part_number)))?;
-        Ok(PartStored { number, etag: present(&part.etag)?, bytes: part.size, crc64: None })
+        let stored_at = part.last_modified.as_deref().map(parse_time).transpose()?;
+        Ok(PartStored { number, etag: present(&part.etag)?, bytes: part.size, crc64: None, stored_at })
     };
     let parts = page.part.into_iter().map(stored).collect::<Read<Vec<_>>>()?;
     let last = || parts.last().map(|part: &PartStored| part.number.get().to_string());
@@ -495,6 +497,7 @@ mod tests {
             (parts[0].number, parts[0].bytes, next.as_deref()),
             (PartNumber::FIRST, 1_048_576, Some("1"))
         );
+        assert_eq!(parts[0].stored_at, Some(parse_time("2020-03-25T10:07:14.000Z").unwrap()));
         assert_eq!(parts_page(text.replace("true", "false").as_bytes()).unwrap().1, None);
         let text = "<ListMultipartUploadsResult><EncodingType>url</EncodingType><KeyMarker/><UploadIdMarker/>
 <IsTruncated>true</IsTruncated><NextKeyMarker>a%20b</NextKeyMarker><NextUploadIdMarker>1484</NextUploadIdMarker>
@@ -525,6 +528,7 @@ mod tests {
             etag: ETag::new(etag),
             bytes: 1,
             crc64: None,
+            stored_at: None,
         };
         assert_eq!(
             complete_document(&[part(1, "abc"), part(2, "d<e")]),

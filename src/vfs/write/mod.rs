@@ -59,7 +59,8 @@ pub enum Tried {
 pub struct Published {
     pub etag: ETag,
     pub bytes: u64,
-    pub crc64: Crc64,
+    /// Of the whole, where it is known: not of parts that another process has sent.
+    pub crc64: Option<Crc64>,
     /// COS's time where its answer told one, else ours, in whole seconds.
     pub last_modified: SystemTime,
     /// False where an upload in parts had begun with other metadata or another content type than publish

@@ -16,7 +16,10 @@
 //! object that was there before with the very same bytes, which is taken for the one asked for: its
 //! content is what the caller was promised.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{Published, Shared};
 use crate::{
@@ -34,7 +37,7 @@ impl Shared {
         let doubt = self.keys.doubt(&self.key);
         for pause in PUT_LOOKS {
             tokio::time::sleep(pause).await;
-            if let Looked::Made(meta) = self.look(expected).await {
+            if let Looked::Made(meta) = self.look(expected, SystemTime::UNIX_EPOCH).await {
                 tracing::warn!(key = %self.key, %error, "its answer was lost, but the object is there");
                 return Ok(published(meta, expected, true));
             }
@@ -50,13 +53,14 @@ impl Shared {
         upload: UploadId,
         expected: Expected,
         as_asked: bool,
+        asked: SystemTime,
     ) -> VfsResult<Published> {
         let doubt = self.keys.doubt(&self.key);
         let mut aborted = false;
         for pause in COMPLETE_LOOKS {
             tokio::time::sleep(pause).await;
             aborted = aborted || self.store.abort_multipart_upload(&self.key, &upload).await.is_ok();
-            match self.look(expected).await {
+            match self.look(expected, asked).await {
                 Looked::Made(meta) => {
                     tracing::warn!(key = %self.key, %error, "its answer was lost, but the object is there");
                     return Ok(published(meta, expected, as_asked));
@@ -72,9 +76,10 @@ impl Shared {
         Err(self.error(error))
     }
 
-    async fn look(&self, expected: Expected) -> Looked {
+    /// Looks for the object by its checksum, or, where that is not known, by its being made since `asked`.
+    async fn look(&self, expected: Expected, asked: SystemTime) -> Looked {
         match self.store.head_object(&self.key).await {
-            Ok(meta) if meta.size == expected.bytes && meta.crc64 == Some(expected.crc64) => {
+            Ok(meta) if meta.size == expected.bytes && is_expected(&meta, expected, asked) => {
                 Looked::Made(meta)
             }
             Ok(_) => Looked::Other,
@@ -88,7 +93,7 @@ impl Shared {
         let (shared, cleaning) = (Arc::clone(self), self.writers.cleaning());
         self.writers.runtime.spawn(async move {
             tokio::time::sleep(PUT_GUARD).await;
-            if let Looked::Made(_) = shared.look(expected).await {
+            if let Looked::Made(_) = shared.look(expected, SystemTime::UNIX_EPOCH).await {
                 tracing::error!(key = %shared.key, "a PUT that was reported as failed has taken effect after all");
             }
             drop((doubt, cleaning));
@@ -113,6 +118,13 @@ enum Looked {
     Unknown,
 }
 
+fn is_expected(meta: &ObjectMeta, expected: Expected, asked: SystemTime) -> bool {
+    match expected.crc64 {
+        Some(crc64) => meta.crc64 == Some(crc64),
+        None => meta.last_modified + CLOCKS_DIFFER >= asked,
+    }
+}
+
 fn published(meta: ObjectMeta, expected: Expected, as_asked: bool) -> Published {
     Published {
         etag: meta.etag,
@@ -123,6 +135,8 @@ fn published(meta: ObjectMeta, expected: Expected, as_asked: bool) -> Published 
     }
 }
 
+/// How far COS's clock may be behind ours.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
 /// Pauses before each HEAD that looks for an object whose PUT was in doubt.
 const PUT_LOOKS: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(2)];

@@ -174,7 +174,7 @@ impl<B> WriteState<B> {
         match self {
             Self::Filling => (Self::Putting, Effect::Put),
             Self::Uploading { upload, parts } if parts.missing == 0 => {
-                let expected = Expected { bytes: parts.bytes, crc64: parts.crc64 };
+                let expected = Expected { bytes: parts.bytes, crc64: Some(parts.crc64) };
                 let parts = parts.cut.into_iter().filter_map(|part| part.stored).collect();
                 (Self::Completing { upload: upload.clone() }, Effect::Complete { upload, parts, expected })
             }
@@ -361,7 +361,7 @@ mod tests {
         Published {
             etag: ETag::new("e"),
             bytes,
-            crc64: Crc64::EMPTY,
+            crc64: None,
             last_modified: std::time::SystemTime::UNIX_EPOCH,
             as_asked: true,
         }
@@ -389,7 +389,7 @@ mod tests {
                         assert_eq!(usize::from(part.number.get()), place + 1);
                         sum = (sum.0 + bytes, sum.1.followed_by(crc64, bytes));
                     }
-                    assert_eq!((expected.bytes, expected.crc64), sum);
+                    assert_eq!((expected.bytes, expected.crc64), (sum.0, Some(sum.1)));
                     self.publishing = Some(Some((upload, expected)));
                 }
             }
@@ -420,7 +420,7 @@ mod tests {
                         16.. => Some(crc64),
                     };
                     let bytes = bytes + u64::from(random.u8(..) < 4);
-                    let stored = PartStored { number, etag: ETag::new("p"), bytes, crc64 };
+                    let stored = PartStored { number, etag: ETag::new("p"), bytes, crc64, stored_at: None };
                     let wrong = (stored.bytes, stored.crc64.unwrap_or(self.cut[&number.get()].1))
                         != self.cut[&number.get()];
                     let was_uploading = matches!(state, WriteState::Uploading { .. });

@@ -156,7 +156,7 @@ impl Shared {
     }
 
     async fn put(self: &Arc<Self>, payload: Payload, new: &NewObject) -> VfsResult<Published> {
-        let expected = Expected { bytes: payload.len(), crc64: payload.crc64() };
+        let expected = Expected { bytes: payload.len(), crc64: Some(payload.crc64()) };
         let transit = self.writers.budget.transit();
         let answer = {
             let _permit = self.writers.upload_permit().await;
@@ -181,6 +181,7 @@ impl Shared {
         let as_asked = self.core.lock().begun_as.as_ref().is_some_and(|begun_as| {
             begun_as.metadata == new.metadata && begun_as.content_type == new.content_type
         });
+        let asked = SystemTime::now();
         let answer = {
             let _permit = self.writers.upload_permit().await;
             self.store
@@ -193,7 +194,7 @@ impl Shared {
                 (judged, false)
             }
             Err(error) if error.in_doubt => {
-                (self.settle_complete(error, upload, expected, as_asked).await, false)
+                (self.settle_complete(error, upload, expected, as_asked, asked).await, false)
             }
             Err(error) => (Err(self.error(error)), true),
         }
@@ -207,7 +208,7 @@ impl Shared {
         expected: Expected,
         as_asked: bool,
     ) -> VfsResult<Published> {
-        if stored.crc64.is_some_and(|crc64| crc64 != expected.crc64) {
+        if stored.crc64.zip(expected.crc64).is_some_and(|(stored, expected)| stored != expected) {
             let error = CosError::new(operation.name(), Reason::Corrupt);
             return Err(self.error(error.because("COS has other bytes than were sent")));
         }
