@@ -35,6 +35,7 @@ use super::{
     storage::SessionContext,
     transfer::Work,
 };
+
 /// A session.
 #[derive(Debug)]
 pub(super) struct FrontDesk {
