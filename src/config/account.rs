@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Addressing, Appearance, Authority, ByteSize, MountConfig, PolicyConfig, QuotaConfig, RateLimits, Secret,
-    StoreConfig, UserConfig,
+    Addressing, Appearance, Authority, ByteSize, MountConfig, PasswordHash, PolicyConfig, QuotaConfig,
+    RateLimits, Secret, StoreConfig, UserConfig,
     keys::SectionKind,
     limits::parse_count,
     section::{Place, Sections},
@@ -191,7 +191,7 @@ fn read_home(sections: &mut Sections<'_>, place: &Place<'_>) -> Option<(&'static
 /// The one login of a second-generation account.
 fn read_login(sections: &mut Sections<'_>, place: &Place<'_>) -> Option<Login> {
     let name = sections.required(place, "ftp_login_user_name", |text| Ok(text.to_owned()));
-    let password = sections.required(place, "ftp_login_user_password", parse_secret);
+    let password = sections.required(place, "ftp_login_user_password", parse_password);
     let authority = sections.value(place, "authority", PolicyConfig::default().authority, parse_authority);
     let policy = read_switches(sections, place, authority);
     Some(Login { name: name?, password: password?, policy })
@@ -245,7 +245,7 @@ fn parse_login(text: &str) -> Result<(String, Secret, Authority), String> {
     if password.trim() != password {
         return Err(why("there is white space around the password"));
     }
-    Ok((name.to_owned(), parse_secret(password)?, parse_authority(authority.trim())?))
+    Ok((name.to_owned(), parse_password(password)?, parse_authority(authority.trim())?))
 }
 
 fn read_switches(sections: &mut Sections<'_>, place: &Place<'_>, authority: Authority) -> PolicyConfig {
@@ -418,6 +418,12 @@ fn parse_storage_class(text: &str) -> Result<String, String> {
 fn parse_secret(text: &str) -> Result<Secret, String> {
     refuse_placeholder_of_secret(text)?;
     Ok(Secret::new(text))
+}
+
+/// Plain, or a hash that can be used; never told.
+fn parse_password(text: &str) -> Result<Secret, String> {
+    PasswordHash::parse(text)?;
+    parse_secret(text)
 }
 
 fn refuse_placeholder(text: &str) -> Result<(), String> {
