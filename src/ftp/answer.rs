@@ -162,7 +162,7 @@ impl FrontDesk {
     }
 
     fn open_door(&mut self, told: impl FnOnce(u16) -> Reply) -> Reply {
-        match self.front.now().doors.open(self.local.ip(), self.peer.ip()) {
+        match self.front.now().doors.open(self.bound, self.peer.ip()) {
             Ok(door) => {
                 let reply = told(door.port());
                 self.door = Some(door);

@@ -324,7 +324,8 @@ mod tests {
         let user = Users::new(&[user], Ground::Plain).admit("user", &Secret::new("word")).unwrap();
         let context = Arc::new(SessionContext::new(user));
         let inner = InnerSession::open(context.clone()).await.unwrap();
-        Session { context, inner: Some(inner) }
+        let seat = Arc::new(crate::ftp::seats::Seats::default()).take_of_user("user", 0).unwrap();
+        Session { context, inner: Some(inner), _seat: seat }
     }
 
     #[tokio::test]

@@ -8,7 +8,6 @@
 use std::{
     collections::VecDeque,
     io,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -74,10 +73,6 @@ impl Control {
         socket.set_out_of_band_inline(true)?;
         socket.set_keepalive(true)?;
         Ok(Self { stream: Arc::new(stream), ear: Ear::default(), lines: VecDeque::new() })
-    }
-
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.stream.local_addr()
     }
 
     pub(super) fn watch(&self) -> ControlWatch {

@@ -9,10 +9,14 @@
 //! Commands are obeyed one at a time, so pipelined ones get their replies in order. The desk keeps what the
 //! stock server would lose or confuse: the working directory, REST, ALLO, RNFR, the client's character set.
 
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::{
-    net::TcpStream,
     sync::watch,
     time::{Instant, timeout_at},
 };
@@ -20,6 +24,7 @@ use tracing::{debug, info};
 
 use super::{
     Phase,
+    arrival::Arrival,
     command::{Command, ListForm, ListRequest, needs_no_login, verb_of},
     control::{Control, Heard},
     data::PassiveDoor,
@@ -29,9 +34,11 @@ use super::{
     live::{Front, Live},
     names::Names,
     path::ClientPath,
+    proxy::Ends,
     reached,
     records::{Change, Who},
     reply::Reply,
+    seats::UserSeat,
     storage::SessionContext,
     transfer::Work,
 };
@@ -41,8 +48,11 @@ use super::{
 pub(super) struct FrontDesk {
     pub(super) front: Arc<Front>,
     pub(super) control: Control,
+    /// The client, and the address it came to: behind a balancer, as its header says.
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
+    /// The address of this machine that it came to in the end.
+    pub(super) bound: IpAddr,
     pub(super) phase: watch::Receiver<Phase>,
     reloads: watch::Receiver<Arc<Live>>,
     /// Lines that were heard during a transfer and wait for their turn.
@@ -59,6 +69,8 @@ pub(super) struct FrontDesk {
     pub(super) bytes_told: Option<u64>,
     pub(super) rename_from: Option<ClientPath>,
     pub(super) wrong_passwords: u32,
+    /// Since when nobody is logged in.
+    pub(super) nobody_since: Instant,
 }
 
 /// Who is there.
@@ -76,6 +88,8 @@ pub(super) struct Session {
     pub(super) context: Arc<SessionContext>,
     /// `None` after it has died; the next command opens it anew.
     pub(super) inner: Option<InnerSession>,
+    /// Among the sessions of its user.
+    pub(super) _seat: UserSeat,
 }
 
 /// Whether the session goes on.
@@ -88,18 +102,18 @@ pub(super) enum Flow {
 impl FrontDesk {
     pub(super) fn open(
         front: Arc<Front>,
-        stream: TcpStream,
-        peer: SocketAddr,
+        arrival: Arrival,
         phase: watch::Receiver<Phase>,
     ) -> io::Result<Self> {
+        let Arrival { stream, ends: Ends { peer, local }, bound } = arrival;
         let control = Control::new(stream)?;
-        let local = control.local_addr()?;
         Ok(Self {
             reloads: front.reloads(),
             front,
             control,
             peer,
             local,
+            bound,
             phase,
             waiting: VecDeque::new(),
             names: Names::default(),
@@ -113,26 +127,26 @@ impl FrontDesk {
             bytes_told: None,
             rename_from: None,
             wrong_passwords: 0,
+            nobody_since: Instant::now(),
         })
     }
 
     /// Serves the client until one side has enough.
     pub(super) async fn attend(mut self) {
         debug!(peer = %self.peer, "connected");
-        let begun = Instant::now();
-        let done = self.converse(begun).await;
+        let done = self.converse().await;
         self.log_out();
         if let Err(error) = done {
             debug!(peer = %self.peer, %error, "session broke");
         }
     }
 
-    async fn converse(&mut self, begun: Instant) -> io::Result<()> {
+    async fn converse(&mut self) -> io::Result<()> {
         self.say(Reply::new(220, self.front.now().config.banner.clone())).await?;
         loop {
             let deadline = match self.login {
                 Login::In(_) => Instant::now() + self.front.now().config.idle_timeout,
-                Login::Nobody | Login::Named(_) => begun + self.front.now().config.login_timeout,
+                Login::Nobody | Login::Named(_) => self.nobody_since + self.front.now().config.login_timeout,
             };
             let (mut phase, mut reloads) = (self.phase.clone(), self.reloads.clone());
             let heard = tokio::select! {
@@ -152,8 +166,7 @@ impl FrontDesk {
                 return self.say(Reply::new(421, "The server is stopping")).await;
             };
             let Ok(heard) = heard else {
-                info!(peer = %self.peer, "timed out");
-                return self.say(Reply::new(421, "Timeout: closing control connection")).await;
+                return self.time_out().await;
             };
             let flow = match heard {
                 Heard::Closed => return Ok(()),
@@ -161,7 +174,12 @@ impl FrontDesk {
                     self.say(Reply::new(500, "The line is too long")).await?;
                     Flow::Next
                 }
-                Heard::Line(line) => Box::pin(self.obey(&line)).await?,
+                Heard::Line(line) if matches!(self.login, Login::In(_)) => Box::pin(self.obey(&line)).await?,
+                // Pauses and checks of a login count as well.
+                Heard::Line(line) => match timeout_at(deadline, Box::pin(self.obey(&line))).await {
+                    Ok(flow) => flow?,
+                    Err(_) => return self.time_out().await,
+                },
             };
             if flow == Flow::End {
                 return Ok(());
@@ -177,6 +195,11 @@ impl FrontDesk {
             Login::Nobody => "nobody",
         };
         Who { user, peer: self.peer, is_anonymous: false }
+    }
+
+    async fn time_out(&self) -> io::Result<()> {
+        info!(peer = %self.peer, "timed out");
+        self.say(Reply::new(421, "Timeout: closing control connection")).await
     }
 
     /// Whether the last reload has taken away, or changed, who is logged in.

@@ -1,25 +1,22 @@
-//! Accepts: who may connect, and how many.
+//! The control port: bound on every address, and accepted from.
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinHandle,
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::{FtpError, Phase, desk::FrontDesk, live::Front, names::Names, reply::Reply};
+use super::{FtpError, Phase, arrival::Doorkeeper, live::Front};
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -89,15 +86,9 @@ impl Listeners {
     /// Begins to accept.
     pub(super) fn accept(self, front: &Arc<Front>, phase: &watch::Receiver<Phase>) -> Sessions {
         let (life, alive) = mpsc::channel(1);
-        let seats = Arc::new(Seats { taken: AtomicUsize::new(0) });
-        let loops = self
-            .0
-            .into_iter()
-            .map(|listener| {
-                let door = Door { front: front.clone(), phase: phase.clone(), seats: seats.clone() };
-                tokio::spawn(door.accept(listener, life.clone()))
-            })
-            .collect();
+        let keeper = Doorkeeper { front: front.clone(), phase: phase.clone(), life };
+        let loops =
+            self.0.into_iter().map(|listener| tokio::spawn(accept(listener, keeper.clone()))).collect();
         Sessions { loops, alive }
     }
 }
@@ -141,81 +132,23 @@ fn seat_count(set: usize) -> usize {
     (descriptors.saturating_sub(DESCRIPTORS_APART) / DESCRIPTORS_PER_SESSION).max(1)
 }
 
-/// Sessions that there may be at once.
-#[derive(Debug)]
-struct Seats {
-    taken: AtomicUsize,
-}
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-struct Seat(Arc<Seats>);
-
-impl Seats {
-    /// One of `count`, which a reload may change.
-    fn take(self: &Arc<Self>, count: usize) -> Option<Seat> {
-        let more = |taken| (taken < count).then_some(taken + 1);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Seat(self.clone()))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What an accept loop needs.
-struct Door {
-    front: Arc<Front>,
-    phase: watch::Receiver<Phase>,
-    seats: Arc<Seats>,
-}
-
-impl Door {
-    async fn accept(self, listener: TcpListener, life: mpsc::Sender<()>) {
-        let mut is_failing = false;
-        loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    is_failing = false;
-                    self.admit(stream, peer, &life);
+/// Accepts for ever.
+async fn accept(listener: TcpListener, keeper: Doorkeeper) {
+    let mut is_failing = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                is_failing = false;
+                keeper.admit(stream, peer, seat_count(keeper.front.now().config.sessions_max));
+            }
+            Err(error) => {
+                if !is_failing {
+                    warn!(%error, "cannot accept, trying again");
                 }
-                Err(error) => {
-                    if !is_failing {
-                        warn!(%error, "cannot accept, trying again");
-                    }
-                    is_failing = true;
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                is_failing = true;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-
-    fn admit(&self, stream: TcpStream, peer: SocketAddr, life: &mpsc::Sender<()>) {
-        let sessions = seat_count(self.front.now().config.sessions_max);
-        let Some(seat) = self.seats.take(sessions) else {
-            warn!(%peer, sessions, "refused: max_connection_num sessions are there");
-            refuse(&stream);
-            return;
-        };
-        let (front, phase, life) = (self.front.clone(), self.phase.clone(), life.clone());
-        tokio::spawn(async move {
-            match FrontDesk::open(front, stream, peer, phase) {
-                Ok(desk) => desk.attend().await,
-                Err(error) => debug!(%peer, %error, "connection lost at once"),
-            }
-            drop((seat, life));
-        });
-    }
-}
-
-/// 421 and close. The socket's buffer is empty, so the line fits.
-fn refuse(stream: &TcpStream) {
-    let reply = Reply::new(421, "Too many sessions (max_connection_num), try again later");
-    if let Err(error) = stream.try_write(&reply.encode(Names::default())) {
-        debug!(%error, "refusal not told");
     }
 }
 
@@ -241,12 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn seats_are_counted_and_given_back() {
-        let seats = Arc::new(Seats { taken: AtomicUsize::new(0) });
-        let held = [seats.take(2), seats.take(2)];
-        assert!(seats.take(2).is_none());
-        drop(held);
-        assert!(seats.take(2).is_some());
+    fn where_nothing_is_set_descriptors_bound_the_sessions() {
         assert!(seat_count(0) >= 1 && seat_count(7) == 7);
     }
 }

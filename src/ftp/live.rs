@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{
     data::{PassiveDoors, SharedDoors},
     home::Ground,
+    login::Gate,
     records::Records,
     transfer::Means,
     users::{User, Users},
@@ -29,26 +30,27 @@ pub(super) struct Front {
     ground: Ground,
     pub(super) means: Arc<Means>,
     pub(super) records: Records,
+    pub(super) gate: Gate,
 }
 
 /// What a reload replaces, all at once.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) config: FtpConfig,
-    pub(super) users: Users,
+    pub(super) users: Arc<Users>,
     pub(super) doors: SharedDoors,
 }
 
 impl Front {
     pub(super) fn new(config: &FtpConfig, ground: Ground, records: Records) -> Self {
         let live = Live {
-            users: Users::new(&config.users, ground),
+            users: Arc::new(Users::new(&config.users, ground)),
             doors: Arc::new(PassiveDoors::new(config.passive_ports, config.passive_host.clone())),
             config: config.clone(),
         };
         let means = Arc::new(Means::new(config.stall_timeout));
         records.set_xferlog(config.xferlog.as_ref());
-        Self { live: watch::Sender::new(Arc::new(live)), ground, means, records }
+        Self { live: watch::Sender::new(Arc::new(live)), ground, means, records, gate: Gate::default() }
     }
 
     /// The values of now: to be used and dropped, not to be kept.
@@ -72,7 +74,7 @@ impl Front {
         };
         self.means.set_stall(config.stall_timeout);
         self.records.set_xferlog(config.xferlog.as_ref());
-        let users = old.users.renewed(&config.users, self.ground);
+        let users = Arc::new(old.users.renewed(&config.users, self.ground));
         let needs_restart = needs_restart(&old.config, config);
         self.live.send_replace(Arc::new(Live { config: config.clone(), users, doors }));
         needs_restart

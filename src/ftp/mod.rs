@@ -10,40 +10,46 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | `listener` | who may connect, how many |
+//! | `listener`, `arrival`, `proxy`, `seats` | who may connect, how many |
 //! | `control`, `command`, `names`, `path` | bytes into lines, lines into commands, names, absolute paths |
 //! | `live` | what all sessions share, and what a reload replaces |
 //! | `desk`, `answer`, `conduct` | one session; its commands of one reply; one transfer of it |
-//! | `login` | USER and PASS |
+//! | `login`, `users`, `lockout` | USER and PASS, who may log in, who has failed too often |
 //! | `reply` | what is said, and the one table from errno to reply |
 //! | `inner`, `storage` | the seam to libunftp, both ends |
 //! | `home` | the root descriptor that must be a mount |
 //! | `data`, `transfer`, `receive`, `send`, `buffers` | the data connection and the bytes on it |
 //! | `records` | the access log and the xferlog |
-//! | `listing`, `glob`, `users` | lines of listings, patterns, logins |
+//! | `listing`, `glob` | lines of listings, patterns |
 //!
 //! What comes later has its place: TLS in `data` and `control`, active mode beside the passive door in
 //! `data`, limits per address in `listener`, hashes in `users`, rates in `receive` and `send`.
 
 mod answer;
+mod arrival;
 mod buffers;
 mod command;
 mod conduct;
 mod control;
 mod data;
 mod desk;
+#[cfg(test)]
+mod gate_tests;
 mod glob;
 mod home;
 mod inner;
 mod listener;
 mod listing;
 mod live;
+mod lockout;
 mod login;
 mod names;
 mod path;
+mod proxy;
 mod receive;
 mod records;
 mod reply;
+mod seats;
 mod send;
 mod storage;
 mod transfer;

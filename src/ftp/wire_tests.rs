@@ -16,21 +16,21 @@ use super::{FtpControl, FtpFront, Records, home::Ground};
 use crate::config::{FtpConfig, PassivePorts, UserConfig};
 
 /// A front and the directory below it.
-struct Served {
+pub(super) struct Served {
     dir: tempfile::TempDir,
-    port: u16,
-    config: FtpConfig,
-    control: FtpControl,
+    pub(super) port: u16,
+    pub(super) config: FtpConfig,
+    pub(super) control: FtpControl,
     stop: Option<oneshot::Sender<()>>,
     done: JoinHandle<()>,
 }
 
 impl Served {
-    fn start(change: impl FnOnce(&mut FtpConfig)) -> Self {
+    pub(super) fn start(change: impl FnOnce(&mut FtpConfig)) -> Self {
         Self::with_grace(change, Duration::from_secs(5))
     }
 
-    fn with_grace(change: impl FnOnce(&mut FtpConfig), grace: Duration) -> Self {
+    pub(super) fn with_grace(change: impl FnOnce(&mut FtpConfig), grace: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let user = UserConfig::of_test("user", "pass word", dir.path());
         let mut config = FtpConfig {
@@ -50,17 +50,17 @@ impl Served {
         Self { dir, port, config, control, stop: Some(stop), done }
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    async fn greeted(&self) -> Client {
+    pub(super) async fn greeted(&self) -> Client {
         let mut client = Client::connect(([127, 0, 0, 1], self.port).into()).await;
         client.expect("220").await;
         client
     }
 
-    async fn logged_in(&self) -> Client {
+    pub(super) async fn logged_in(&self) -> Client {
         let mut client = self.greeted().await;
         client.ask("USER user", "331").await;
         client.ask("PASS pass word", "230").await;
@@ -69,22 +69,22 @@ impl Served {
 }
 
 /// A client that says lines and hears replies.
-struct Client {
-    control: BufReader<TcpStream>,
+pub(super) struct Client {
+    pub(super) control: BufReader<TcpStream>,
 }
 
 impl Client {
-    async fn connect(address: SocketAddr) -> Self {
+    pub(super) async fn connect(address: SocketAddr) -> Self {
         Self { control: BufReader::new(TcpStream::connect(address).await.unwrap()) }
     }
 
-    async fn say(&mut self, line: impl AsRef<[u8]>) {
+    pub(super) async fn say(&mut self, line: impl AsRef<[u8]>) {
         let line = [line.as_ref(), b"\r\n"].concat();
         self.control.get_mut().write_all(&line).await.unwrap();
     }
 
     /// The whole reply, its lines joined; empty at the end of the connection.
-    async fn hear(&mut self) -> String {
+    pub(super) async fn hear(&mut self) -> String {
         let mut reply = String::new();
         loop {
             let mut line = Vec::new();
@@ -102,13 +102,13 @@ impl Client {
         }
     }
 
-    async fn expect(&mut self, code: &str) -> String {
+    pub(super) async fn expect(&mut self, code: &str) -> String {
         let reply = self.hear().await;
         assert!(reply.starts_with(code), "{code} expected, got: {reply:?}");
         reply
     }
 
-    async fn ask(&mut self, line: impl AsRef<[u8]>, code: &str) -> String {
+    pub(super) async fn ask(&mut self, line: impl AsRef<[u8]>, code: &str) -> String {
         let line = line.as_ref();
         self.say(line).await;
         let reply = self.hear().await;
@@ -116,13 +116,13 @@ impl Client {
         reply
     }
 
-    async fn passive(&mut self) -> TcpStream {
+    pub(super) async fn passive(&mut self) -> TcpStream {
         let reply = self.ask("EPSV", "229").await;
         let port: u16 = reply.split("|||").nth(1).unwrap().split('|').next().unwrap().parse().unwrap();
         TcpStream::connect(("127.0.0.1", port)).await.unwrap()
     }
 
-    async fn store(&mut self, line: impl AsRef<[u8]>, content: &[u8]) -> String {
+    pub(super) async fn store(&mut self, line: impl AsRef<[u8]>, content: &[u8]) -> String {
         let mut data = self.passive().await;
         self.ask(line, "150").await;
         data.write_all(content).await.unwrap();
@@ -130,7 +130,7 @@ impl Client {
         self.hear().await
     }
 
-    async fn fetch(&mut self, line: impl AsRef<[u8]>) -> Vec<u8> {
+    pub(super) async fn fetch(&mut self, line: impl AsRef<[u8]>) -> Vec<u8> {
         let mut data = self.passive().await;
         self.ask(line, "150").await;
         let mut content = Vec::new();
