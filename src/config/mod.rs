@@ -117,7 +117,16 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with all problems at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::load_on(path, true)
+        Self::load_on(path, Checks::All)
+    }
+
+    /// As [`Self::load`], for a process that runs already: homes are checked (what is mounted counts as good),
+    /// but memory is not, a part of which this very process uses.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_anew(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_on(path, Checks::Homes)
     }
 
     /// As [`Self::load`], but without a look at homes and memory: for the child of a process that has
@@ -126,13 +135,13 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_again(path: &Path) -> Result<Self, ConfigError> {
-        Self::load_on(path, false)
+        Self::load_on(path, Checks::Text)
     }
 
-    fn load_on(path: &Path, on_this_machine: bool) -> Result<Self, ConfigError> {
+    fn load_on(path: &Path, checks: Checks) -> Result<Self, ConfigError> {
         let refuse = |problems| ConfigError { source_file: Some(path.to_owned()), problems };
         let bytes = std::fs::read(path).map_err(|error| refuse(vec![unreadable(&error)]))?;
-        let mut config = Reader { problems: Vec::new() }.read(&bytes, on_this_machine).map_err(refuse)?;
+        let mut config = Reader { problems: Vec::new() }.read(&bytes, checks).map_err(refuse)?;
         config.warnings.extend(host::file_warning(path));
         config.source = Some(path.to_owned());
         Ok(config)
@@ -173,7 +182,7 @@ impl Config {
     /// [`ConfigError`] with all problems at once.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
         Reader { problems: Vec::new() }
-            .read(bytes, false)
+            .read(bytes, Checks::Text)
             .map_err(|problems| ConfigError { source_file: None, problems })
     }
 
@@ -193,13 +202,24 @@ impl Config {
     }
 }
 
+/// What a file is checked against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Checks {
+    /// Itself alone.
+    Text,
+    /// Homes and certificate files of this machine too.
+    Homes,
+    /// Its memory as well.
+    All,
+}
+
 /// From bytes to [`Config`]; gathers the problems on the way.
 struct Reader {
     problems: Vec<Problem>,
 }
 
 impl Reader {
-    fn read(mut self, bytes: &[u8], on_this_machine: bool) -> Result<Config, Vec<Problem>> {
+    fn read(mut self, bytes: &[u8], checks: Checks) -> Result<Config, Vec<Problem>> {
         let file = FileConfig::parse(bytes, &mut self.problems);
         let mut sections = Sections::new(&file, self.problems);
         let runtime_dir = host::runtime_dir();
@@ -208,11 +228,11 @@ impl Reader {
         let ftp = ftp::read(&mut sections);
         let log = limits::read_log(&mut sections);
         let check_memory = limits::read_check_memory(&mut sections);
-        if on_this_machine {
+        if checks >= Checks::Homes {
             host::check(&accounts, &mut sections);
-            if check_memory {
-                host::check_memory(&limits, &ftp, &mut sections);
-            }
+        }
+        if checks == Checks::All && check_memory {
+            host::check_memory(&limits, &ftp, &mut sections);
         }
         let warnings = sections.finish()?;
         Ok(Config {

@@ -78,6 +78,14 @@ impl CosClient {
         })
     }
 
+    /// Signs with the credentials of `config` from now on, requests that are tried again included.
+    ///
+    /// # Errors
+    /// Credentials that cannot stand in a header; the old ones stay.
+    pub fn renew_credentials(&self, config: &StoreConfig) -> Result<(), SetupError> {
+        self.place.renew_credentials(config)
+    }
+
     /// Longest time without progress of one call.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout

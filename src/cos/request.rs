@@ -4,8 +4,9 @@
 //! WHATWG, rewrites paths; so what it made of ours is compared with what was meant, and a request that would
 //! hit another object is refused before it leaves.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
+use parking_lot::RwLock;
 use reqwest::{
     Method, Url,
     header::{AUTHORIZATION, HOST, HeaderValue},
@@ -111,9 +112,25 @@ pub(super) struct Place {
     path_prefix: String,
     /// `bucket.endpoint`, as sources of copies are named in either style.
     copy_host: String,
+    credentials: RwLock<Arc<Credentials>>,
+}
+
+/// With what requests are signed.
+#[derive(Debug)]
+struct Credentials {
     secret_id: String,
     secret_key: Secret,
     token: Option<Secret>,
+}
+
+impl Credentials {
+    fn of(config: &StoreConfig) -> Self {
+        Self {
+            secret_id: config.secret_id.clone(),
+            secret_key: config.secret_key.clone(),
+            token: config.token.clone(),
+        }
+    }
 }
 
 impl Place {
@@ -141,13 +158,24 @@ impl Place {
             host,
             path_prefix,
             copy_host: bucket_host,
-            secret_id: config.secret_id.clone(),
-            secret_key: config.secret_key.clone(),
-            token: config.token.clone(),
+            credentials: RwLock::new(Arc::new(Credentials::of(config))),
         };
         // Found out now and not by every request.
         place.sign(&Request::of_bucket(Operation::HeadBucket, Method::HEAD), 0).map_err(invalid)?;
         Ok(place)
+    }
+
+    /// Signs with the credentials of `config` from now on.
+    ///
+    /// # Errors
+    /// Credentials that cannot stand in a header; the old ones stay.
+    pub(super) fn renew_credentials(&self, config: &StoreConfig) -> Result<(), SetupError> {
+        let invalid = |why: String| SetupError::Endpoint { endpoint: config.endpoint.clone(), why };
+        let credentials = Credentials::of(config);
+        let trial = Request::of_bucket(Operation::HeadBucket, Method::HEAD);
+        self.sign_with(&credentials, &trial, 0).map_err(invalid)?;
+        *self.credentials.write() = Arc::new(credentials);
+        Ok(())
     }
 
     /// How `key` is named as the source of a copy (*PUT Object - Copy*).
@@ -162,13 +190,23 @@ impl Place {
     /// # Errors
     /// Why it cannot be sent, in words.
     pub(super) fn sign(&self, request: &Request<'_>, now: u64) -> Result<Signed, String> {
+        let credentials = self.credentials.read().clone();
+        self.sign_with(&credentials, request, now)
+    }
+
+    fn sign_with(
+        &self,
+        credentials: &Credentials,
+        request: &Request<'_>,
+        now: u64,
+    ) -> Result<Signed, String> {
         let key = request.key.map_or("", Key::as_str);
         let path = format!("{}/{key}", self.path_prefix);
         let url = self.url(key, &request.parameters)?;
         let mut headers: Vec<(&str, &str)> =
             request.headers.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         headers.push((HOST.as_str(), &self.host));
-        if let Some(token) = &self.token {
+        if let Some(token) = &credentials.token {
             headers.push((Names::SECURITY_TOKEN, token.reveal()));
         }
         let parameters: Vec<(&str, &str)> =
@@ -181,7 +219,7 @@ impl Place {
         };
         let validity = Validity::around(now);
         let authorization =
-            sign::authorization(signable, &self.secret_id, self.secret_key.reveal(), validity);
+            sign::authorization(signable, &credentials.secret_id, credentials.secret_key.reveal(), validity);
         let mut headers = header_map(&headers)?;
         if let Some(token) = headers.get_mut(Names::SECURITY_TOKEN) {
             token.set_sensitive(true);
@@ -287,6 +325,19 @@ mod tests {
         config.token = Some(Secret::new("to\nken"));
         let error = Place::new(&config).unwrap_err().to_string();
         assert!(error.contains("x-cos-security-token") && !error.contains("to\nken"), "{error}");
+    }
+
+    #[test]
+    fn credentials_are_renewed_or_stay_as_they_were() {
+        let mut config = config("cos.ap-beijing.myqcloud.com", Addressing::Virtual);
+        let place = Place::new(&config).unwrap();
+        let signed_by = |place: &Place| get(place, "k").headers[AUTHORIZATION].to_str().unwrap().to_owned();
+        config.secret_id = "second".to_owned();
+        place.renew_credentials(&config).unwrap();
+        assert!(signed_by(&place).contains("q-ak=second&"), "{}", signed_by(&place));
+        config.secret_id = "bad\n".to_owned();
+        place.renew_credentials(&config).unwrap_err();
+        assert!(signed_by(&place).contains("q-ak=second&"));
     }
 
     #[test]

@@ -1,17 +1,20 @@
 //! The life of `cosgate ftp`: the front alone, over directories that are mounted already.
 
 use anyhow::Context;
+use sd_notify::NotifyState;
 use tracing::info;
 
 use super::{
     mount::multi_thread,
-    raise_descriptor_limit, say,
-    signals::{Wishes, tell_systemd},
+    raise_descriptor_limit,
+    reload::{finish, keys_read_once, read_anew, tell_restart, with_what_is_read_once},
+    say,
+    signals::{Wishes, tell_systemd, tell_systemd_of_reload},
     tell_ready,
 };
 use crate::{
-    config::Config,
-    ftp::{FtpFront, Records},
+    config::{Config, FtpConfig},
+    ftp::{FtpControl, FtpFront, Records},
 };
 
 /// Serves FTP over directories that are mounted already, until it is asked to stop.
@@ -26,11 +29,39 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let front = bind(config)?;
         tell_listening(&front);
         tell_ready();
-        front.serve(wishes.stop(), config.limits.grace).await;
-        tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        let control = front.control();
+        let mut config = config.clone();
+        let mut serving = Box::pin(front.serve(wishes.stop(), config.limits.grace));
+        loop {
+            tokio::select! {
+                () = &mut serving => break,
+                () = wishes.reload() => {}
+            }
+            tell_systemd_of_reload();
+            tokio::select! {
+                () = &mut serving => break,
+                () = reload(&mut config, &control) => {}
+            }
+            tell_systemd(&[NotifyState::Ready]);
+        }
+        tell_systemd(&[NotifyState::Stopping]);
         info!("stopped");
         Ok(())
     })
+}
+
+/// Takes over what the file says now. Homes of new users answer 450 until `cosgate mount` has reloaded too.
+async fn reload(config: &mut Config, control: &FtpControl) {
+    let Some(file) = config.source.clone() else { return };
+    let Some(mut new) = read_anew(&file, false).await else { return };
+    new.forget_store_secrets();
+    let mut keys = keys_read_once(config, &new);
+    let meanwhile = FtpConfig { users: config.ftp.users.clone(), ..new.ftp.clone() };
+    keys.extend(control.apply(&meanwhile));
+    tell_restart(&keys);
+    finish(control, config, &new);
+    *config = with_what_is_read_once(config, new);
+    info!(users = config.ftp.users.len(), "reloaded");
 }
 
 pub(super) fn bind(config: &Config) -> anyhow::Result<FtpFront> {

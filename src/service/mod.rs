@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! start   ftp port bound -> mount child -> its "ready" -> front accepts -> "ready"
+//! reload  front and child read the file anew and take over what differs (`reload.rs`)
 //! stop    front: no new session, transfers end -> child: handles end, umount, floor gone -> exit
 //! ```
 
@@ -14,6 +15,8 @@ pub mod check;
 pub mod demo;
 pub mod ftp;
 pub mod mount;
+mod mounts;
+mod reload;
 pub mod serve;
 mod signals;
 mod supervisor;

@@ -2,41 +2,38 @@
 //!
 //! ```text
 //! start   floors -> bucket states -> one FUSE session per policy -> "ready"; each bucket is tried meanwhile
+//! reload  new mounts -> those that go drain and go -> those that take their place (`mounts.rs`)
 //! stop    no new work -> handles end within the grace -> umount, by force if need be -> floors away
 //! ```
 
 use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-    sync::Arc,
+    collections::HashSet,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
-use futures_util::future::join_all;
-use parking_lot::Mutex;
 use sd_notify::NotifyState;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
 
 use super::{
+    mounts::Mounts,
     raise_descriptor_limit,
-    signals::{Wishes, tell_systemd},
+    reload::{Progress, keys_read_once, read_anew, tell_restart, with_what_is_read_once},
+    say,
+    signals::{Wishes, tell_systemd, tell_systemd_of_reload},
     tell_ready,
 };
 use crate::{
     config::{Config, MountConfig},
-    cos::{CosClient, HttpPool, ObjectStore},
-    fuse::{Engine, Floor, FuseMount, SessionOptions, clear_dead, mount_point_of, take_floor},
-    vfs::{Keys, MountPolicy, Shared, Vfs, Writers},
+    fuse::{clear_dead, mount_point_of, take_floor},
 };
 
 /// What may still run once everything is unmounted.
 const LAST_TASKS: Duration = Duration::from_millis(200);
 /// How soon it is noticed that a mount is gone.
 const LOSS_CHECK: Duration = Duration::from_secs(1);
-/// The service user of the FTP front, where it runs as a unit of its own.
-const FRONT_USER: &str = "cosgate";
 
 /// What `cosgate mount` was asked for beside its configuration.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +53,7 @@ pub fn run(config: &Config, options: &MountOptions) -> anyhow::Result<()> {
     warn_of_kernel_deadlines();
     let chosen = chosen(config, &options.only)?;
     let runtime = multi_thread()?;
-    let life = runtime.block_on(live(config, &chosen, options.supervised));
+    let life = runtime.block_on(live(config, chosen, options));
     runtime.shutdown_timeout(LAST_TASKS);
     life
 }
@@ -107,146 +104,84 @@ pub(super) fn multi_thread() -> anyhow::Result<Runtime> {
     Builder::new_multi_thread().enable_all().thread_name("cosgate").build().context("no runtime")
 }
 
-/// What all mounts share.
-struct Tools {
-    writers: Arc<Writers>,
-    /// Of each bucket, by endpoint and name: two mounts may lead to one key.
-    keys: Mutex<HashMap<(String, String), Arc<Keys>>>,
-    pool: HttpPool,
-    engine: Engine,
-}
-
-impl Tools {
-    fn keys_of(&self, mount: &MountConfig) -> Arc<Keys> {
-        let bucket = (mount.store.endpoint.clone(), mount.store.bucket.clone());
-        Arc::clone(self.keys.lock().entry(bucket).or_default())
-    }
-}
-
-/// Everything that is mounted.
-struct Mounted {
-    views: Vec<Vfs>,
-    sessions: Vec<FuseMount>,
-}
-
-async fn live(config: &Config, chosen: &[&MountConfig], supervised: bool) -> anyhow::Result<()> {
-    let wishes = Wishes::listen(supervised).context("cannot listen to signals")?;
-    let runtime = Handle::current();
-    let engine = Engine::new(runtime.clone());
-    let tools = Tools {
-        writers: Writers::new(&config.limits, runtime),
-        keys: Mutex::default(),
-        pool: HttpPool::new(),
-        engine,
-    };
-    let mut all = Mounted { views: Vec::new(), sessions: Vec::new() };
-    for mount in chosen {
-        if let Err(error) = mount_one(config, mount, &tools, &mut all) {
-            stop(config, all, &wishes).await;
+async fn live(config: &Config, chosen: Vec<MountConfig>, options: &MountOptions) -> anyhow::Result<()> {
+    let wishes = Wishes::listen(options.supervised).context("cannot listen to signals")?;
+    let mut mounts = Mounts::new(config);
+    for mount in &chosen {
+        if let Err(error) = mounts.add(mount) {
+            stop(&mut mounts, &wishes).await;
             return Err(error.context(format!("[{}] is not mounted", mount.name)));
         }
     }
     tell_ready();
-    info!(mounts = chosen.len(), sessions = all.sessions.len(), "ready");
-    tokio::select! {
-        () = wishes.stop() => {}
-        () = watch_for_loss(&all.sessions) => {}
+    info!(mounts = chosen.len(), "ready");
+    let mut config = config.clone();
+    let mut lost = HashSet::new();
+    loop {
+        tokio::select! {
+            () = wishes.stop() => break,
+            () = tokio::time::sleep(LOSS_CHECK) => tell_losses(&mounts, &mut lost),
+            () = wishes.reload() => {
+                tell_systemd_of_reload();
+                config = reload(config, options, &mut mounts, &wishes).await;
+                tell_systemd(&[NotifyState::Ready]);
+            }
+        }
     }
     tell_systemd(&[NotifyState::Stopping]);
-    stop(config, all, &wishes).await;
+    stop(&mut mounts, &wishes).await;
     info!("stopped");
     Ok(())
 }
 
-/// One bucket, with a session for each policy.
-fn mount_one(config: &Config, mount: &MountConfig, tools: &Tools, all: &mut Mounted) -> anyhow::Result<()> {
-    let store: Arc<dyn ObjectStore> = Arc::new(CosClient::new(&mount.store, &tools.pool)?);
-    try_bucket(mount, Arc::clone(&store));
-    let home = Floor::lay(&mount.home, mount.nonempty)?;
-    let mut shown = mount.clone();
-    shown.shows.uid.get_or_insert(home.uid);
-    shown.shows.gid.get_or_insert(home.gid);
-    let shared = Shared::new(
-        store,
-        &shown,
-        &config.limits,
-        Arc::clone(&tools.writers),
-        tools.keys_of(mount),
-        Handle::current(),
-        front_uids(),
-    );
-    let source = format!("{}/{}", mount.store.bucket, mount.prefix);
-    let options = SessionOptions {
-        source: source.trim_end_matches('/').to_owned(),
-        allow_other: mount.shows.allow_other,
-        attr_ttl: config.limits.attr_ttl,
+/// Makes the mounts those of the file as it is now. Returns the configuration that holds from now on.
+async fn reload(old: Config, options: &MountOptions, mounts: &mut Mounts, wishes: &Wishes) -> Config {
+    let Some(file) = old.source.clone() else { return old };
+    let Some(new) = read_anew(&file, options.supervised).await else {
+        say(Progress::Refused.line());
+        return old;
     };
-    for policy in &mount.policies {
-        let root = mount.root_of(policy, &config.runtime_dir);
-        let floor = if root == mount.home {
-            home.clone()
-        } else {
-            std::fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
-            Floor::lay(&root, false)?
-        };
-        let vfs = Vfs::new(Arc::clone(&shared), MountPolicy::new(*policy));
-        all.sessions.push(FuseMount::new(&vfs, floor, &tools.engine, &options)?);
-        all.views.push(vfs);
-    }
-    Ok(())
+    let chosen = match chosen(&new, &options.only) {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            error!(%error, "not reloaded: everything stays as it was");
+            say(Progress::Refused.line());
+            return old;
+        }
+    };
+    tell_restart(&keys_read_once(&old, &new));
+    let new = with_what_is_read_once(&old, new);
+    mounts.become_like(&chosen, || say(Progress::Added.line()), wishes.stop()).await;
+    say(Progress::Done.line());
+    info!(mounts = chosen.len(), "reloaded");
+    new
 }
 
-/// Tells of each mount that somebody else takes away; never ends.
-async fn watch_for_loss(sessions: &[FuseMount]) {
-    let mut told = HashSet::new();
-    loop {
-        tokio::time::sleep(LOSS_CHECK).await;
-        for session in sessions.iter().filter(|session| session.is_lost()) {
-            if told.insert(session.path()) {
-                let path = session.path().display();
-                error!(%path, "was unmounted by somebody else: it is read-only until cosgate starts again");
-            }
+/// Tells once of each mount that somebody else has taken away.
+fn tell_losses(mounts: &Mounts, told: &mut HashSet<PathBuf>) {
+    for path in mounts.lost() {
+        if told.insert(path.to_owned()) {
+            let path = path.display();
+            error!(%path, "was unmounted by somebody else: it is read-only until cosgate starts again");
         }
     }
 }
 
-/// Asks the bucket whether it may be used. It is mounted whatever it says: no other account shall suffer.
-fn try_bucket(mount: &MountConfig, store: Arc<dyn ObjectStore>) {
-    let (name, bucket) = (mount.name.clone(), mount.store.bucket.clone());
-    tokio::spawn(async move {
-        match store.head_bucket().await {
-            Ok(()) => info!(mount = name, bucket, "the bucket answers"),
-            Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                error!(mount = name, bucket, error, "the bucket cannot be used; it is mounted all the same");
-            }
-        }
-    });
-}
-
-async fn stop(config: &Config, all: Mounted, wishes: &Wishes) {
-    let grace = config.limits.grace;
-    let quiet = join_all(all.views.iter().map(|vfs| vfs.stop(grace)));
+async fn stop(mounts: &mut Mounts, wishes: &Wishes) {
     tokio::select! {
-        _ = quiet => {}
+        () = mounts.quiet() => {}
         () = wishes.hurry() => {
             warn!("asked twice to stop: what is being written is discarded");
-            join_all(all.views.iter().map(|vfs| vfs.stop(Duration::ZERO))).await;
+            mounts.discard().await;
         }
     }
-    // Unmounting waits in the kernel for what our own tasks answer, so it must not hold one of their threads.
-    let gone = all.sessions.into_iter().map(|session| tokio::task::spawn_blocking(|| session.unmount()));
-    for result in join_all(gone).await {
-        if let Err(error) = result {
-            error!(%error, "unmounting failed");
-        }
-    }
+    mounts.take_away().await;
 }
 
 /// The mounts that `--only` names by home or user; all without it.
-fn chosen<'a>(config: &'a Config, only: &[String]) -> anyhow::Result<Vec<&'a MountConfig>> {
+fn chosen(config: &Config, only: &[String]) -> anyhow::Result<Vec<MountConfig>> {
     if only.is_empty() {
-        return Ok(config.mounts.iter().collect());
+        return Ok(config.mounts.clone());
     }
     let is_meant = |mount: &MountConfig, wanted: &String| {
         let of_user = config.ftp.users.iter().any(|user| user.name == *wanted && user.mount == mount.name);
@@ -257,22 +192,8 @@ fn chosen<'a>(config: &'a Config, only: &[String]) -> anyhow::Result<Vec<&'a Mou
             bail!("--only {wanted}: neither a home nor a user of the configuration");
         }
     }
-    Ok(config.mounts.iter().filter(|mount| only.iter().any(|wanted| is_meant(mount, wanted))).collect())
-}
-
-/// Who may use the words of the FTP front beside root and the accounts' own users.
-fn front_uids() -> Vec<u32> {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    uid_in(&passwd, FRONT_USER).into_iter().collect()
-}
-
-/// passwd(5): the third field is the number.
-fn uid_in(passwd: &str, user: &str) -> Option<u32> {
-    let mut fields = passwd
-        .lines()
-        .map(|line| line.split(':'))
-        .find_map(|mut fields| (fields.next() == Some(user)).then_some(fields))?;
-    fields.nth(1)?.parse().ok()
+    let is_chosen = |mount: &&MountConfig| only.iter().any(|wanted| is_meant(mount, wanted));
+    Ok(config.mounts.iter().filter(is_chosen).cloned().collect())
 }
 
 /// The kernel can abort a whole mount over one old request; our own deadlines must come first.
@@ -286,17 +207,5 @@ fn warn_of_kernel_deadlines() {
                 "sysctl fs.fuse.{name} is set: a publish that takes longer ends the whole mount"
             ),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_front_is_found_by_its_name() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\ncosgate:x:812:812::/nonexistent:/bin/false\n";
-        assert_eq!(uid_in(passwd, "cosgate"), Some(812));
-        assert_eq!(uid_in(passwd, "cos"), None);
     }
 }

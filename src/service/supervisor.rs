@@ -22,15 +22,15 @@ use std::{
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
     sync::watch,
     task::JoinHandle,
     time::timeout,
 };
 use tracing::{error, info, warn};
 
-use super::READY;
+use super::{READY, reload::Progress, signals::RELOAD};
 
 /// This very program, also when its file has been replaced meanwhile.
 pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -82,7 +82,18 @@ impl Recipe {
 pub(super) struct Supervisor {
     standing: watch::Receiver<Standing>,
     stop: watch::Sender<bool>,
+    /// How often a reload has been asked for.
+    reloads: watch::Sender<u64>,
+    progress: watch::Sender<Progress>,
     task: JoinHandle<()>,
+}
+
+/// What the child hears and says, over all its lives.
+struct Wires {
+    standing: watch::Sender<Standing>,
+    asked: watch::Receiver<bool>,
+    reloads: watch::Receiver<u64>,
+    progress: watch::Sender<Progress>,
 }
 
 impl Supervisor {
@@ -90,8 +101,12 @@ impl Supervisor {
     pub(super) fn start(recipe: Recipe) -> Self {
         let (standing_sender, standing) = watch::channel(Standing::Starting);
         let (stop, asked) = watch::channel(false);
-        let task = tokio::spawn(keep_alive(recipe, standing_sender, asked));
-        Self { standing, stop, task }
+        let (reloads, reloads_asked) = watch::channel(0);
+        let progress = watch::Sender::new(Progress::Done);
+        let wires =
+            Wires { standing: standing_sender, asked, reloads: reloads_asked, progress: progress.clone() };
+        let task = tokio::spawn(keep_alive(recipe, wires));
+        Self { standing, stop, reloads, progress, task }
     }
 
     /// Ends when the child says that it is ready.
@@ -108,6 +123,20 @@ impl Supervisor {
         }
     }
 
+    /// Asks the child to read its configuration again. A child that dies of it reads it as it starts again.
+    pub(super) fn ask_to_reload(&self) {
+        self.progress.send_replace(Progress::Asked);
+        self.reloads.send_modify(|count| *count += 1);
+    }
+
+    /// How far the child has come since it was asked last. `None`: not further than `than`, for so long.
+    pub(super) async fn progress_beyond(&self, than: Progress, patience: Duration) -> Option<Progress> {
+        let further = |progress: &Progress| *progress != Progress::Asked && *progress != than;
+        let mut progress = self.progress.subscribe();
+        let reached = timeout(patience, progress.wait_for(further)).await;
+        reached.ok()?.ok().map(|progress| *progress)
+    }
+
     /// Stops the child and waits for its end. Whether it took its mounts along.
     pub(super) async fn stop(self) -> bool {
         self.stop.send_replace(true);
@@ -118,12 +147,13 @@ impl Supervisor {
     }
 }
 
-async fn keep_alive(recipe: Recipe, standing: watch::Sender<Standing>, mut asked: watch::Receiver<bool>) {
+async fn keep_alive(recipe: Recipe, mut wires: Wires) {
     let mut pause = PAUSE_FIRST;
     let mut was_ever_ready = false;
     loop {
         let began = Instant::now();
-        let life = one_life(&recipe, &standing, &mut asked).await;
+        let life = one_life(&recipe, &mut wires).await;
+        let Wires { standing, asked, .. } = &mut wires;
         was_ever_ready |= *standing.borrow() == Standing::Ready;
         let stopping = *asked.borrow();
         match life {
@@ -155,29 +185,57 @@ async fn keep_alive(recipe: Recipe, standing: watch::Sender<Standing>, mut asked
 }
 
 /// From spawn to exit.
-async fn one_life(
-    recipe: &Recipe,
-    standing: &watch::Sender<Standing>,
-    asked: &mut watch::Receiver<bool>,
-) -> anyhow::Result<ExitStatus> {
+async fn one_life(recipe: &Recipe, wires: &mut Wires) -> anyhow::Result<ExitStatus> {
+    let Wires { standing, asked, reloads, progress } = wires;
     let mut child =
         spawn(recipe.program, &recipe.arguments).context("cannot start this program as its own child")?;
     // Waiting closes it, and its end is what tells the child that we have gone.
-    let _held = child.stdin.take();
+    let mut input = child.stdin.take();
     let mut lines = lines_of(&mut child);
     tokio::select! {
         ready = wait_for_ready(&mut lines) => {
             if ready {
                 standing.send_replace(Standing::Ready);
+                // It has just read the file, whoever had asked its predecessor to.
+                progress.send_replace(Progress::Done);
             }
         }
         _ = asked.wait_for(|asked| *asked) => {}
     }
-    tokio::select! {
-        status = child.wait() => return Ok(status?),
-        _ = asked.wait_for(|asked| *asked) => {}
+    let mut speaks = true;
+    loop {
+        tokio::select! {
+            biased;
+            () = is_asked(asked) => break,
+            line = lines.next_line(), if speaks => match line {
+                Ok(Some(line)) => {
+                    if let Some(reached) = Progress::of_line(&line) {
+                        progress.send_replace(reached);
+                    }
+                }
+                Ok(None) | Err(_) => speaks = false,
+            },
+            Ok(()) = reloads.changed() => {
+                progress.send_replace(Progress::Asked);
+                ask_to_reload(input.as_mut()).await;
+            }
+            status = child.wait() => return Ok(status?),
+        }
     }
     terminate(&mut child, recipe.patience).await.context("cannot stop the mount process")
+}
+
+/// Until a stop is asked for, or nobody can ask any more.
+async fn is_asked(asked: &mut watch::Receiver<bool>) {
+    drop(asked.wait_for(|asked| *asked).await);
+}
+
+/// By a line and not by a signal, which would end a child that does not listen yet.
+async fn ask_to_reload(input: Option<&mut ChildStdin>) {
+    let Some(input) = input else { return };
+    if let Err(error) = input.write_all(format!("{RELOAD}\n").as_bytes()).await {
+        warn!(%error, "the mount process cannot be asked to reload");
+    }
 }
 
 /// SIGTERM, patience, SIGKILL.

@@ -275,6 +275,11 @@ impl Vfs {
         metadata::listxattr(self, inode).await
     }
 
+    /// Whether any file is open, for reading or for writing.
+    pub fn has_open_files(&self) -> bool {
+        self.shared.has_open_files()
+    }
+
     /// No new work from now on; open handles may finish within `grace`, then they are discarded.
     pub async fn stop(&self, grace: Duration) {
         open::stop(self, grace).await;

@@ -354,6 +354,11 @@ impl Shared {
         if self.stopping.load(Ordering::Acquire) { Err(VfsError::Stopping) } else { Ok(()) }
     }
 
+    pub(super) fn has_open_files(&self) -> bool {
+        let is_file = |handle: &Handle| matches!(handle, Handle::Reader(_) | Handle::File(_));
+        self.handles.read().values().any(is_file)
+    }
+
     pub(super) fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Release);
     }
