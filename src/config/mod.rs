@@ -9,6 +9,7 @@
 //! could be read but deserves a word is a warning; whoever loads the configuration logs it.
 
 mod account;
+mod certificate;
 mod file;
 mod ftp;
 mod host;
@@ -27,6 +28,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use certificate::{Certificate, CertificateError, tls_provider};
 pub use ftp::{AnonymousConfig, FtpConfig, NameEncoding, PassiveHost, RateLimits, UserConfig};
 pub use keys::{KEYS, KeyDefault, KeySpec, KeyState, SectionKind};
 pub use limits::Limits;
@@ -230,6 +232,9 @@ impl Reader {
         let check_memory = limits::read_check_memory(&mut sections);
         if checks >= Checks::Homes {
             host::check(&accounts, &mut sections);
+            if let Some(tls) = &ftp.tls {
+                tls::check(tls, &mut sections);
+            }
         }
         if checks == Checks::All && check_memory {
             host::check_memory(&limits, &ftp, &mut sections);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
+    keys::SectionKind,
     section::{Place, Sections},
     values::{parse_bool, parse_number, parse_word},
 };
@@ -31,6 +32,34 @@ pub enum TlsRequired {
     Control,
     /// Data connections in clear are refused too.
     All,
+}
+
+#[cfg(test)]
+impl TlsConfig {
+    /// `cert.pem` and `key.pem` of a directory, and nothing required.
+    pub(crate) fn of_test(directory: &Path) -> Self {
+        Self {
+            certificate_file: directory.join("cert.pem"),
+            key_file: directory.join("key.pem"),
+            required: TlsRequired::None,
+            implicit_port: None,
+            session_reuse_required: false,
+            strict_eof: false,
+        }
+    }
+}
+
+/// Reads the files, for what is wrong with them.
+pub(super) fn check(tls: &TlsConfig, sections: &mut Sections<'_>) {
+    let place = sections.place(SectionKind::Network, "NETWORK");
+    match tls.read_certificate() {
+        Ok(certificate) => {
+            for (setting, why) in certificate.warnings {
+                sections.warn(&place, setting, &why);
+            }
+        }
+        Err(error) => sections.problem(&place, error.setting, error.why),
+    }
 }
 
 pub(super) const REQUIRED: &[(&str, TlsRequired)] =

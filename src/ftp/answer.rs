@@ -1,12 +1,12 @@
 //! Commands of one reply and no data connection: what the desk knows itself, and what it asks the mount for.
 
-use std::{io, net::IpAddr};
+use std::io;
 
 use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::{
-    command::{Command, EpsvArgument, ListRequest, VERBS},
+    command::{Command, ListRequest, VERBS},
     desk::{FrontDesk, Login},
     home::{Facts, Kind, blocking},
     listing::{FactSet, Lister, Look, fact_words, timestamp},
@@ -46,6 +46,11 @@ impl FrontDesk {
             Command::Stru => Reply::new(200, "Structure is file"),
             Command::Pasv => self.passive(),
             Command::Epsv(argument) => self.extended_passive(argument),
+            Command::Port(target) => self.active(target),
+            Command::Eprt(target) => self.active(target),
+            Command::Pbsz => self.buffer_size(),
+            Command::Prot(level) => self.protection(level),
+            Command::Ccc => self.clear_command_channel(),
             Command::Rest(offset) => {
                 self.restart = offset;
                 Reply::new(350, format!("The next transfer starts at {offset}"))
@@ -112,8 +117,10 @@ impl FrontDesk {
 
     fn features(&self) -> Reply {
         let mlst = format!("MLST {}", self.facts.describe(true));
-        let features = ["EPSV", "MDTM", &mlst, "REST STREAM", "SIZE", "TVFS", "UTF8"];
-        Reply::lines(211, "Features:", features.map(str::to_owned).to_vec(), "End")
+        let mut features = self.wire_features();
+        features.extend(["EPSV", "MDTM", &mlst, "REST STREAM", "SIZE", "TVFS", "UTF8"].map(str::to_owned));
+        features.sort_unstable();
+        Reply::lines(211, "Features:", features, "End")
     }
 
     fn status(&self) -> Reply {
@@ -123,56 +130,12 @@ impl FrontDesk {
         };
         let body = vec![
             format!("Connected from {}, logged in as {user}", self.peer.ip()),
+            format!("Control connection: {}", if self.is_behind_tls() { "behind TLS" } else { "in clear" }),
             format!("Working directory: {}", self.cwd.quoted()),
             format!("Type: {}, names: {}", if self.is_ascii { 'A' } else { 'I' }, self.names.label()),
             "No transfer is under way".to_owned(),
         ];
         Reply::lines(211, "cosgate FTP server status:", body, "End")
-    }
-
-    fn passive(&mut self) -> Reply {
-        self.door = None;
-        if self.only_extended {
-            return Reply::new(503, "After EPSV ALL only EPSV is taken (RFC 2428)");
-        }
-        let IpAddr::V4(local) = self.local.ip() else {
-            return Reply::new(425, "PASV cannot tell an IPv6 address: use EPSV");
-        };
-        let [a, b, c, d] = self.front.now().doors.told_address(local).octets();
-        self.open_door(|port| {
-            let [high, low] = port.to_be_bytes();
-            Reply::new(227, format!("Entering Passive Mode ({a},{b},{c},{d},{high},{low})"))
-        })
-    }
-
-    fn extended_passive(&mut self, argument: EpsvArgument) -> Reply {
-        let family = if self.local.is_ipv4() { 1 } else { 2 };
-        match argument {
-            EpsvArgument::All => {
-                self.only_extended = true;
-                return Reply::new(200, "From now on only EPSV is taken");
-            }
-            EpsvArgument::Family(asked) if asked != family => {
-                return Reply::new(522, format!("Network protocol not supported, use ({family})"));
-            }
-            EpsvArgument::Family(_) | EpsvArgument::Any => {}
-        }
-        self.door = None;
-        self.open_door(|port| Reply::new(229, format!("Entering Extended Passive Mode (|||{port}|)")))
-    }
-
-    fn open_door(&mut self, told: impl FnOnce(u16) -> Reply) -> Reply {
-        match self.front.now().doors.open(self.bound, self.peer.ip()) {
-            Ok(door) => {
-                let reply = told(door.port());
-                self.door = Some(door);
-                reply
-            }
-            Err(error) => {
-                warn!(peer = %self.peer, %error, "no passive port: passive_port may be too narrow");
-                Reply::new(425, "No passive port is free, try again later")
-            }
-        }
     }
 
     pub(super) fn look(&self) -> Option<Look> {

@@ -37,6 +37,8 @@ pub(super) struct Doorkeeper {
     pub(super) phase: watch::Receiver<Phase>,
     /// The front waits until nobody holds it any more.
     pub(super) life: mpsc::Sender<()>,
+    /// TLS begins with the first byte of the session.
+    pub(super) is_implicit: bool,
 }
 
 /// A connection that is about to become a session.
@@ -151,9 +153,9 @@ impl Doorkeeper {
     }
 
     async fn attend(self, arrival: Arrival, seat: Seat) {
-        let Self { front, phase, life } = self;
+        let Self { front, phase, life, is_implicit } = self;
         let peer = arrival.ends.peer;
-        match FrontDesk::open(front, arrival, phase) {
+        match FrontDesk::open(front, arrival, phase, is_implicit) {
             Ok(desk) => desk.attend().await,
             Err(error) => debug!(%peer, %error, "connection lost at once"),
         }

@@ -4,7 +4,12 @@
 //! means `/a/b`. Whatever leaves this file is valid: paths are absolute and normal, names are UTF-8, and no
 //! control character that could end a line is in either.
 
-use super::{names::Names, path::ClientPath};
+use super::{
+    active::{Target, parse_eprt, parse_port},
+    names::Names,
+    path::ClientPath,
+    security::{Level, Mechanism},
+};
 use crate::config::Secret;
 
 /// What a client asks for.
@@ -26,6 +31,12 @@ pub(super) enum Command {
     Stru,
     Pasv,
     Epsv(EpsvArgument),
+    Port(Target),
+    Eprt(Target),
+    Auth(Mechanism),
+    Pbsz,
+    Prot(Level),
+    Ccc,
     Pwd,
     Cwd(ClientPath),
     List(ListRequest),
@@ -133,14 +144,11 @@ fn is_foreign(verb: &str) -> bool {
         verb,
         "ACCT"
             | "ADAT"
-            | "AUTH"
             | "AVBL"
-            | "CCC"
             | "COMB"
             | "CONF"
             | "DSIZ"
             | "ENC"
-            | "EPRT"
             | "HASH"
             | "HOST"
             | "LANG"
@@ -151,9 +159,6 @@ fn is_foreign(verb: &str) -> bool {
             | "MFF"
             | "MFMT"
             | "MIC"
-            | "PBSZ"
-            | "PORT"
-            | "PROT"
             | "RANG"
             | "REIN"
             | "SITE"
@@ -169,11 +174,12 @@ fn is_foreign(verb: &str) -> bool {
 }
 
 /// Verbs that this server performs, as HELP shows them.
-pub(super) const VERBS: [&str; 47] = [
-    "ABOR", "ALLO", "APPE", "BYE", "CDUP", "CLNT", "CWD", "DELE", "EPSV", "FEAT", "HELP", "LIST", "MDTM",
-    "MKD", "MLSD", "MLST", "MODE", "NLST", "NOOP", "OPTS", "PASS", "PASV", "PWD", "QUIT", "REST", "RETR",
-    "RMD", "RNFR", "RNTO", "SIZE", "STAT", "STOR", "STRU", "SYST", "TYPE", "USER", "XCUP", "XCWD", "XDEL",
-    "XMKD", "XNLS", "XPWD", "XRMD", "XSIZ", "XSTA", "XSTO", "XRET",
+pub(super) const VERBS: [&str; 53] = [
+    "ABOR", "ALLO", "APPE", "AUTH", "BYE", "CCC", "CDUP", "CLNT", "CWD", "DELE", "EPRT", "EPSV", "FEAT",
+    "HELP", "LIST", "MDTM", "MKD", "MLSD", "MLST", "MODE", "NLST", "NOOP", "OPTS", "PASS", "PASV", "PBSZ",
+    "PORT", "PROT", "PWD", "QUIT", "REST", "RETR", "RMD", "RNFR", "RNTO", "SIZE", "STAT", "STOR", "STRU",
+    "SYST", "TYPE", "USER", "XCUP", "XCWD", "XDEL", "XMKD", "XNLS", "XPWD", "XRMD", "XSIZ", "XSTA", "XSTO",
+    "XRET",
 ];
 
 fn is_known(verb: &str) -> bool {
@@ -192,6 +198,10 @@ pub(super) fn needs_no_login(command: &Command) -> bool {
             | Command::Syst
             | Command::Noop
             | Command::Clnt(_)
+            | Command::Auth(_)
+            | Command::Pbsz
+            | Command::Prot(_)
+            | Command::Ccc
             | Command::OptsUtf8 { .. }
             | Command::OptsMlst(_)
     )
@@ -219,6 +229,13 @@ impl Request<'_> {
             "STRU" => self.letter("F", &["R", "P"], Command::Stru),
             "PASV" => self.bare(Command::Pasv),
             "EPSV" => self.extended_passive(),
+            "PORT" => Ok(Command::Port(
+                parse_port(self.argument).ok_or(Misheard::Syntax("PORT takes h1,h2,h3,h4,p1,p2"))?,
+            )),
+            "EPRT" => Ok(Command::Eprt(
+                parse_eprt(self.argument).ok_or(Misheard::Syntax("EPRT takes |family|address|port|"))?,
+            )),
+            "AUTH" | "PBSZ" | "PROT" | "CCC" => self.security(verb),
             "REST" => {
                 Ok(Command::Rest(number(self.argument).ok_or(Misheard::Syntax("REST needs an offset"))?))
             }
@@ -229,6 +246,19 @@ impl Request<'_> {
             "MLSD" => Ok(Command::List(self.listing(ListForm::Facts))),
             "STAT" | "XSTA" => Ok(Command::Stat(self.status())),
             _ => self.on_a_path(verb),
+        }
+    }
+
+    /// RFC 2228 section 3, RFC 4217.
+    fn security(&self, verb: &str) -> Result<Command, Misheard> {
+        match verb {
+            "AUTH" => Ok(Command::Auth(Mechanism::parse(self.needed("AUTH needs a mechanism")?))),
+            "PBSZ" => match number(self.argument) {
+                Some(size) if u32::try_from(size).is_ok() => Ok(Command::Pbsz),
+                Some(_) | None => Err(Misheard::Syntax("PBSZ takes a number of 32 bits")),
+            },
+            "PROT" => Ok(Command::Prot(Level::parse(self.needed("PROT needs a level")?))),
+            _ => self.bare(Command::Ccc),
         }
     }
 
@@ -417,7 +447,7 @@ mod tests {
         assert_eq!(heard(b"FROB x"), Err(Misheard::UnknownVerb));
         assert_eq!(heard(b""), Err(Misheard::UnknownVerb));
         assert_eq!(heard(b"\xff\xfe\x00"), Err(Misheard::UnknownVerb));
-        assert_eq!(heard(b"PORT 1,2,3,4,5,6"), Err(Misheard::NotImplemented));
+        assert_eq!(heard(b"LPRT 1,2,3,4,5,6"), Err(Misheard::NotImplemented));
         assert!(matches!(heard(b"STOR"), Err(Misheard::Syntax(_))));
         assert!(matches!(heard(b"STOR dir/"), Err(Misheard::Name(_))));
         assert!(matches!(heard(b"STOR /"), Err(Misheard::Name(_))));

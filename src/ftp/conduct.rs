@@ -20,12 +20,14 @@ use super::{
     Phase,
     command::verb_of,
     control::{ControlWatch, Heard},
-    data::PassiveDoor,
+    data::DataConnection,
     desk::{Flow, FrontDesk, Login, Session},
+    door::Door,
     path::ClientPath,
     reached,
     records::{Transferred, Who, mb_per_s, seconds},
     reply::Reply,
+    tls::DataTls,
     transfer::{
         Announcer, Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted,
     },
@@ -41,7 +43,8 @@ struct Errand {
     verb: &'static str,
     path: ClientPath,
     work: Work,
-    door: PassiveDoor,
+    door: Door,
+    tls: Option<DataTls>,
     control: ControlWatch,
     interrupt: watch::Receiver<Option<Interruption>>,
     opened: oneshot::Sender<Opened>,
@@ -57,8 +60,13 @@ impl FrontDesk {
         path: ClientPath,
         work: Work,
     ) -> io::Result<Flow> {
+        if let Some(refusal) = self.data_refused_in_clear() {
+            self.door = None;
+            self.say(refusal).await?;
+            return Ok(Flow::Next);
+        }
         let Some(door) = self.door.take() else {
-            self.say(Reply::new(425, "Say PASV or EPSV first")).await?;
+            self.say(Reply::new(425, "Say EPSV, PASV, EPRT or PORT first")).await?;
             return Ok(Flow::Next);
         };
         self.read_ahead();
@@ -71,6 +79,7 @@ impl FrontDesk {
             path: path.clone(),
             work,
             door,
+            tls: self.data_tls(),
             control: self.control.watch(),
             interrupt: interrupted,
             opened: open,
@@ -201,16 +210,19 @@ fn at_once(heard: &Heard, verb: &str, path: &ClientPath, meter: &Meter) -> Optio
 
 /// Waits for the data connection, hands the order to the inner session, and brings back the outcome.
 async fn perform(session: &mut Session, errand: Errand) -> Outcome {
-    let Errand { verb, path, work, door, control, mut interrupt, opened, progress, means } = errand;
+    let Errand { verb, path, work, door, tls, control, mut interrupt, opened, progress, means } = errand;
     let broken = |end| Outcome { bytes: 0, end: Err(end) };
-    let data = tokio::select! {
+    let mut data: DataConnection = tokio::select! {
         biased;
         reason = interrupted(&mut interrupt) => return broken(Broken::Interrupted(reason)),
-        dialled = door.accept() => match dialled {
+        met = door.meet() => match met {
             Ok(data) => data,
             Err(error) => return broken(Broken::NoConnection(error)),
         },
     };
+    if let Some(tls) = tls {
+        data.expect(tls);
+    }
     let restart = match &work {
         Work::Retrieve { start } => *start,
         Work::Store { .. } | Work::List { .. } => 0,

@@ -4,10 +4,13 @@
 //! DM) are taken out of the stream, so that `ABOR` behind them is a line of its own. Urgent data stays in
 //! the stream (SO_OOBINLINE); reading goes on until WouldBlock, because a read that ends at the urgent mark
 //! looks like the last one to tokio, which then waits for an event that has already been.
+//!
+//! Under TLS all of this holds for what is inside. close_notify is the end, as a FIN is in clear: a client that has said
+//! neither QUIT nor waited for its reply is gone, however politely.
 
 use std::{
     collections::VecDeque,
-    io,
+    io::{self, Read, Write},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +18,9 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -42,6 +47,10 @@ pub(super) struct Control {
     stream: Arc<TcpStream>,
     ear: Ear,
     lines: VecDeque<Heard>,
+    /// `None`: in clear. The lock is never held across a wait.
+    tls: Option<Box<Mutex<ServerConnection>>>,
+    /// The client has said close_notify: nothing comes any more.
+    is_over: bool,
 }
 
 /// What a transfer asks the control connection when its data has ended.
@@ -72,7 +81,8 @@ impl Control {
         let socket = SockRef::from(&stream);
         socket.set_out_of_band_inline(true)?;
         socket.set_keepalive(true)?;
-        Ok(Self { stream: Arc::new(stream), ear: Ear::default(), lines: VecDeque::new() })
+        let (ear, lines) = (Ear::default(), VecDeque::new());
+        Ok(Self { stream: Arc::new(stream), ear, lines, tls: None, is_over: false })
     }
 
     pub(super) fn watch(&self) -> ControlWatch {
@@ -99,19 +109,126 @@ impl Control {
         self.lines.pop_front()
     }
 
+    /// Whether something has come that no command was made of yet, a piece of a line too.
+    pub(super) fn holds_bytes(&mut self) -> bool {
+        // An end is heard again by whoever listens next.
+        drop(self.read());
+        !self.lines.is_empty() || !self.ear.is_idle()
+    }
+
+    /// Begins TLS, as its server.
+    ///
+    /// # Errors
+    /// Where the handshake fails; the client has been told why, where it could be.
+    pub(super) async fn secure(&mut self, config: Arc<ServerConfig>) -> io::Result<()> {
+        self.tls = Some(Box::new(Mutex::new(ServerConnection::new(config).map_err(io::Error::other)?)));
+        while self.tls.as_ref().is_some_and(|tls| tls.lock().is_handshaking()) {
+            self.stream.readable().await?;
+            let read = self.read_some();
+            self.flush().await?;
+            read?;
+        }
+        Ok(())
+    }
+
+    /// Says close_notify, where there is TLS, for `time` at most.
+    pub(super) async fn bid_farewell(&self, time: Duration) {
+        let Some(tls) = &self.tls else { return };
+        tls.lock().send_close_notify();
+        // A client that does not read it will not miss it.
+        drop(tokio::time::timeout(time, self.flush()).await);
+    }
+
     /// Reads until a line is complete or nothing is left.
     fn read(&mut self) -> io::Result<()> {
-        let mut bytes = [0; 2048];
         while self.lines.is_empty() {
+            if !self.read_some()? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once; false where nothing is there.
+    fn read_some(&mut self) -> io::Result<bool> {
+        if self.is_over {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = [0; 2048];
+        loop {
             match self.stream.try_read(&mut bytes) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => bytes[..count].iter().for_each(|&byte| self.ear.take(byte, &mut self.lines)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(count) => {
+                    self.take(&bytes[..count])?;
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Makes lines of what has come.
+    fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let Some(tls) = &self.tls else {
+            bytes.iter().for_each(|&byte| self.ear.take(byte, &mut self.lines));
+            return Ok(());
+        };
+        let mut tls = tls.lock();
+        let mut plain = [0; 2048];
+        while !bytes.is_empty() && !self.is_over {
+            tls.read_tls(&mut bytes)?;
+            if let Err(error) = tls.process_new_packets() {
+                // The alert that says why; a client that does not take it is not waited for.
+                drop(tls.write_tls(&mut Socket(&self.stream)));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+            loop {
+                match tls.reader().read(&mut plain) {
+                    Ok(0) => {
+                        self.is_over = true;
+                        break;
+                    }
+                    Ok(count) => {
+                        plain[..count].iter().for_each(|&byte| self.ear.take(byte, &mut self.lines));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Sends what TLS has to say.
+    async fn flush(&self) -> io::Result<()> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        loop {
+            let written = {
+                let mut tls = tls.lock();
+                if !tls.wants_write() {
+                    return Ok(());
+                }
+                tls.write_tls(&mut Socket(&self.stream))
+            };
+            self.wait_for_room(written).await?;
+        }
+    }
+
+    /// What a write has come to; waits where the client has to read first.
+    async fn wait_for_room(&self, written: io::Result<usize>) -> io::Result<usize> {
+        match written {
+            Ok(count) => Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match tokio::time::timeout(REPLY_TIME, self.stream.writable()).await {
+                    Ok(ready) => ready.map(|()| 0),
+                    Err(_) => Err(io::ErrorKind::TimedOut.into()),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Says a reply.
@@ -128,18 +245,27 @@ impl Control {
     /// As [`Self::say`].
     pub(super) async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match self.stream.try_write(bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match tokio::time::timeout(REPLY_TIME, self.stream.writable()).await {
-                        Ok(ready) => ready?,
-                        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+            let taken = match &self.tls {
+                // As much as its buffer takes; the rest when that has left.
+                Some(tls) => tls.lock().writer().write(bytes)?,
+                None => self.wait_for_room(self.stream.try_write(bytes)).await?,
+            };
+            bytes = &bytes[taken..];
+            self.flush().await?;
         }
+        Ok(())
+    }
+}
+
+/// Where TLS writes to, without waiting.
+struct Socket<'a>(&'a TcpStream);
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -200,6 +326,11 @@ enum Telnet {
 const IAC: u8 = 255;
 
 impl Ear {
+    /// Between two lines.
+    fn is_idle(&self) -> bool {
+        self.line.is_empty() && self.telnet == Telnet::Text && !self.deaf
+    }
+
     fn take(&mut self, byte: u8, lines: &mut VecDeque<Heard>) {
         match (self.telnet, byte) {
             (Telnet::Text, IAC) => self.telnet = Telnet::Command,

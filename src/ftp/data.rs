@@ -1,56 +1,34 @@
-//! The client's data connection.
+//! The client's data connection: the one type that transfers read from and write to.
 //!
-//! A passive port is chosen and bound here, and a connection accepted only from the address of the control
-//! connection: a stranger who finds the port is dropped, and the wait goes on. What comes out is a [`DataConnection`], the one type that transfers read from and write to, so
-//! that another way to make one (active mode) or another wire (TLS) has its place here.
+//! However it was made (`passive`, `active`), and whatever is on the wire (clear, or TLS by `tls_wire`). TLS begins
+//! after 150, because clients begin it when they have read that; a blocking step gets the socket and the TLS state
+//! together ([`Lent`]), so that opening records costs no runtime thread.
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use parking_lot::RwLock;
 use rustix::{io::Errno, net::RecvFlags};
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tracing::{debug, warn};
+
+use super::{
+    tls::DataTls,
+    tls_wire::{TlsWire, WRITE_BYTES},
 };
-use tracing::warn;
 
-use crate::config::{PassiveHost, PassivePorts};
-
-/// How long a client may take to dial a passive port once it has asked for a transfer.
+/// How long a client may take to dial a passive port, to answer when it is dialled, and for the handshake of TLS.
 pub(super) const DIAL_TIME: Duration = Duration::from_secs(15);
-/// How often a `masquerade_address` that is a name is looked up again.
-const LOOKUP_PERIOD: Duration = Duration::from_secs(60);
-/// Connections that may wait at a passive port: one is ours, the others are strangers to be dropped.
-const BACKLOG: i32 = 16;
-
-/// What passive clients are told, and which ports are theirs.
-#[derive(Debug)]
-pub(super) struct PassiveDoors {
-    ports: PassivePorts,
-    host: Option<PassiveHost>,
-    /// What the name was looked up as last.
-    looked_up: RwLock<Option<Ipv4Addr>>,
-}
-
-/// A passive port that waits for its client. Closed when it is dropped.
-#[derive(Debug)]
-pub(super) struct PassiveDoor {
-    port: u16,
-    dialled: JoinHandle<io::Result<DataConnection>>,
-}
 
 /// Bytes from and to the client.
 #[derive(Debug)]
 pub(super) struct DataConnection {
     wire: Wire,
-    /// From the opening of the port until the client had dialled it, of which it had to be told first: at
-    /// least one round trip.
+    protection: Protection,
+    /// At least one round trip. Passive: from the opening of the port until the client had dialled it, of which
+    /// it had to be told first.
     pub(super) dialled_within: Duration,
 }
 
@@ -64,135 +42,100 @@ enum Wire {
     Lent,
 }
 
-impl PassiveDoors {
-    pub(super) fn new(ports: PassivePorts, host: Option<PassiveHost>) -> Self {
-        Self { ports, host, looked_up: RwLock::new(None) }
-    }
-
-    /// The address that PASV tells a client who came to `local`.
-    pub(super) fn told_address(&self, local: Ipv4Addr) -> Ipv4Addr {
-        match &self.host {
-            Some(PassiveHost::Address(IpAddr::V4(address))) => *address,
-            Some(PassiveHost::Name(_)) => self.looked_up.read().unwrap_or(local),
-            // An IPv6 address cannot be told by PASV, and EPSV tells none.
-            Some(PassiveHost::Address(IpAddr::V6(_))) | None => local,
-        }
-    }
-
-    /// Looks the name up, again and again, for as long as it is polled; at once over where there is none.
-    pub(super) async fn keep_looking_up(&self) {
-        let Some(PassiveHost::Name(name)) = &self.host else { return };
-        loop {
-            match tokio::net::lookup_host((name.as_str(), 0)).await {
-                Ok(mut addresses) => {
-                    let found = addresses.find_map(|address| match address.ip() {
-                        IpAddr::V4(address) => Some(address),
-                        IpAddr::V6(_) => None,
-                    });
-                    match found {
-                        Some(address) => *self.looked_up.write() = Some(address),
-                        None => warn!(name, "masquerade_address has no IPv4 address"),
-                    }
-                }
-                // The last one known stays.
-                Err(error) => warn!(name, %error, "masquerade_address cannot be looked up"),
-            }
-            tokio::time::sleep(LOOKUP_PERIOD).await;
-        }
-    }
-
-    /// Listens on a free port of the range, for a client at `peer` who came to `local`.
-    ///
-    /// # Errors
-    /// EADDRINUSE where no port is free.
-    pub(super) fn open(&self, local: IpAddr, peer: IpAddr) -> io::Result<PassiveDoor> {
-        let PassivePorts { first, last } = self.ports;
-        let count = u32::from(last.saturating_sub(first)) + 1;
-        let start = fastrand::u32(0..count);
-        let mut failure = io::Error::from(io::ErrorKind::AddrInUse);
-        for step in 0..count {
-            let port = u16::try_from(u32::from(first) + (start + step) % count).unwrap_or(last);
-            match listen(SocketAddr::new(local, port)) {
-                Ok(listener) => return PassiveDoor::open(listener, peer),
-                // A port that is bound by somebody else tells so at bind or at listen.
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => failure = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(failure)
-    }
+/// What lies between the bytes and the wire.
+#[derive(Debug)]
+enum Protection {
+    Clear,
+    /// TLS, which has not begun.
+    Expected(Box<DataTls>),
+    Tls(Box<TlsWire>),
+    /// In the hands of a blocking step.
+    Lent,
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // Else ports of transfers that are just over (TIME_WAIT) would count as taken.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+/// A data connection in the hands of a blocking step.
+#[derive(Debug)]
+pub(super) struct Lent {
+    stream: std::net::TcpStream,
+    protection: Protection,
 }
 
-impl PassiveDoor {
-    fn open(listener: TcpListener, peer: IpAddr) -> io::Result<Self> {
-        let port = listener.local_addr()?.port();
-        Ok(Self { port, dialled: tokio::spawn(wait_for(listener, peer)) })
-    }
-
-    pub(super) fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Waits for the client to dial.
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::TimedOut`] after [`DIAL_TIME`].
-    pub(super) async fn accept(mut self) -> io::Result<DataConnection> {
-        match tokio::time::timeout(DIAL_TIME, &mut self.dialled).await {
-            Ok(Ok(dialled)) => dialled,
-            Ok(Err(error)) => Err(io::Error::other(error)),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
-}
-
-impl Drop for PassiveDoor {
-    fn drop(&mut self) {
-        self.dialled.abort();
-    }
-}
-
-/// The first connection from `peer`.
-async fn wait_for(listener: TcpListener, peer: IpAddr) -> io::Result<DataConnection> {
-    let opened = Instant::now();
-    loop {
-        let (stream, from) = listener.accept().await?;
-        if from.ip() == peer {
-            // The last piece of a transfer must not wait for an acknowledgement.
-            stream.set_nodelay(true)?;
-            return Ok(DataConnection { wire: Wire::Watched(stream), dialled_within: opened.elapsed() });
-        }
-        warn!(%from, client = %peer, "stranger at a passive port dropped");
-    }
+/// Why TLS did not come about.
+#[derive(Debug)]
+pub(super) enum NotSecured {
+    Handshake(io::Error),
+    /// `tls_session_reuse = required`, and the client began a session of its own.
+    NotResumed,
 }
 
 impl DataConnection {
+    /// Over a connection that has just been made, which began at `since`.
+    pub(super) fn new(stream: TcpStream, since: Instant) -> io::Result<Self> {
+        // The last piece of a transfer must not wait for an acknowledgement.
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            wire: Wire::Watched(stream),
+            protection: Protection::Clear,
+            dialled_within: since.elapsed(),
+        })
+    }
+
+    /// TLS is to be begun by [`Self::secure`] before a byte moves.
+    pub(super) fn expect(&mut self, tls: DataTls) {
+        self.protection = Protection::Expected(Box::new(tls));
+    }
+
+    /// Performs the handshake, where TLS is expected; within [`DIAL_TIME`].
+    ///
+    /// # Errors
+    /// [`NotSecured`].
+    pub(super) async fn secure(&mut self) -> Result<(), NotSecured> {
+        let Protection::Expected(tls) = &mut self.protection else { return Ok(()) };
+        let must_resume = tls.must_resume;
+        let mut records = TlsWire::new(tls).map_err(NotSecured::Handshake)?;
+        let stream = self.watched().map_err(NotSecured::Handshake)?;
+        let shaken = tokio::time::timeout(DIAL_TIME, records.shake_hands(stream)).await;
+        shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(NotSecured::Handshake)?;
+        if must_resume && !records.has_resumed() {
+            return Err(NotSecured::NotResumed);
+        }
+        records.adopt_tickets();
+        self.protection = Protection::Tls(Box::new(records));
+        Ok(())
+    }
+
+    /// The client has said that it has sent everything. In clear nobody can.
+    pub(super) fn has_heard_close_notify(&self) -> bool {
+        matches!(&self.protection, Protection::Tls(records) if records.has_heard_close_notify())
+    }
+
+    /// It has ended without, and `tls_strict_eof` asks for it.
+    pub(super) fn lacks_close_notify(&self) -> bool {
+        matches!(&self.protection, Protection::Tls(records) if records.lacks_close_notify())
+    }
+
     /// Until bytes, an end or an error are there.
     pub(super) async fn readable(&mut self) -> io::Result<()> {
         self.watched()?.readable().await
     }
 
-    /// The socket, for a blocking step that does not wait for it. To be given back by [`Self::take_back`].
-    pub(super) fn lend(&mut self) -> io::Result<std::net::TcpStream> {
-        match std::mem::replace(&mut self.wire, Wire::Lent) {
-            Wire::Watched(stream) => stream.into_std(),
-            Wire::Bare(stream) => Ok(stream),
-            Wire::Lent => Err(io::ErrorKind::NotConnected.into()),
-        }
+    /// The socket and what is on it, for a blocking step that does not wait for it. To be given back by
+    /// [`Self::take_back`].
+    pub(super) fn lend(&mut self) -> io::Result<Lent> {
+        let stream = match std::mem::replace(&mut self.wire, Wire::Lent) {
+            Wire::Watched(stream) => stream.into_std()?,
+            Wire::Bare(stream) => stream,
+            Wire::Lent => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        Ok(Lent { stream, protection: std::mem::replace(&mut self.protection, Protection::Lent) })
     }
 
-    pub(super) fn take_back(&mut self, stream: std::net::TcpStream) {
-        self.wire = Wire::Bare(stream);
+    pub(super) fn take_back(&mut self, lent: Lent) {
+        self.wire = Wire::Bare(lent.stream);
+        self.protection = lent.protection;
+        if let Protection::Tls(records) = &mut self.protection {
+            records.rest();
+        }
     }
 
     fn watched(&mut self) -> io::Result<&TcpStream> {
@@ -209,29 +152,42 @@ impl DataConnection {
     /// Writes all; `stall` is how long it may take until at least one byte more has gone.
     ///
     /// # Errors
-    /// [`io::ErrorKind::TimedOut`] for a stall, else what the socket says.
-    pub(super) async fn write_all(&mut self, mut bytes: &[u8], stall: Duration) -> io::Result<()> {
-        let stream = self.watched()?;
-        while !bytes.is_empty() {
-            match stream.try_write(bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(gone) => bytes = &bytes[gone..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match tokio::time::timeout(stall, stream.writable()).await {
-                        Ok(ready) => ready?,
-                        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-                    }
+    /// [`io::ErrorKind::TimedOut`] for a stall, else what the socket or TLS says.
+    pub(super) async fn write_all(&mut self, bytes: &[u8], stall: Duration) -> io::Result<()> {
+        self.watched()?;
+        let Wire::Watched(stream) = &self.wire else { return Err(io::ErrorKind::NotConnected.into()) };
+        match &mut self.protection {
+            Protection::Clear => write_out(stream, bytes, stall).await.map_err(|(error, _)| error),
+            Protection::Tls(records) => {
+                for piece in bytes.chunks(WRITE_BYTES) {
+                    records.seal(piece)?;
+                    send_sealed(records, stream, stall).await?;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                records.rest();
+                Ok(())
             }
+            Protection::Expected(_) | Protection::Lent => Err(io::ErrorKind::NotConnected.into()),
         }
-        Ok(())
     }
 
-    /// The end of what is sent: a FIN, which tells the client that it has everything.
+    /// Says that everything has been sent, as TLS has it; nothing in clear, where the FIN says so.
+    ///
+    /// # Errors
+    /// As [`Self::write_all`].
+    pub(super) async fn say_end(&mut self, stall: Duration) -> io::Result<()> {
+        self.watched()?;
+        let (Wire::Watched(stream), Protection::Tls(records)) = (&self.wire, &mut self.protection) else {
+            return Ok(());
+        };
+        records.seal_end();
+        send_sealed(records, stream, stall).await
+    }
+
+    /// The end of what is sent: close_notify under TLS, and a FIN, which tells the client that it has everything.
     pub(super) fn finish(mut self) {
-        let Ok(stream) = self.lend() else { return };
+        let Ok(mut lent) = self.lend() else { return };
+        lent.answer_end();
+        let Lent { stream, .. } = lent;
         // A client that is gone has noticed by itself.
         drop(stream.shutdown(std::net::Shutdown::Write));
         // Bytes that nobody asked for, left unread, would turn the close into a reset that cuts the tail.
@@ -241,92 +197,78 @@ impl DataConnection {
 
     /// The end of what broke: a RST, which nobody takes for a complete file.
     pub(super) fn reset(mut self) {
-        let Ok(stream) = self.lend() else { return };
+        let Ok(Lent { stream, .. }) = self.lend() else { return };
         if let Err(error) = SockRef::from(&stream).set_linger(Some(Duration::ZERO)) {
             warn!(%error, "data connection closed without reset");
         }
     }
 }
 
-/// What is there, without waiting; 0 is the end.
-pub(super) fn recv_now(stream: &std::net::TcpStream, room: &mut [u8]) -> Result<usize, Errno> {
-    rustix::net::recv(stream, room, RecvFlags::DONTWAIT).map(|(bytes, _)| bytes)
+impl Lent {
+    /// What is there, without waiting; 0 is the end.
+    ///
+    /// # Errors
+    /// EAGAIN where nothing is there; EPROTO for what is not TLS, or was cut within a record.
+    pub(super) fn recv_now(&mut self, room: &mut [u8]) -> Result<usize, Errno> {
+        match &mut self.protection {
+            Protection::Clear => recv_now(&self.stream, room),
+            Protection::Tls(records) => {
+                let came = records.open(room, |wire| recv_now(&self.stream, wire));
+                if matches!(came, Ok(0)) {
+                    self.answer_end();
+                }
+                came
+            }
+            Protection::Expected(_) | Protection::Lent => Err(Errno::NOTCONN),
+        }
+    }
+
+    /// close_notify, once. Clients wait for it before they go on, so it comes as soon as their own has been read. Before it
+    /// nothing was sent, or all of it has left: there is room for a few bytes more.
+    fn answer_end(&mut self) {
+        let Protection::Tls(records) = &mut self.protection else { return };
+        records.seal_end();
+        match rustix::net::send(&self.stream, records.sealed(), rustix::net::SendFlags::DONTWAIT) {
+            Ok(bytes) => records.sent(bytes),
+            Err(error) => debug!(%error, "close_notify not sent"),
+        }
+    }
 }
 
-/// Shared by all sessions.
-pub(super) type SharedDoors = Arc<PassiveDoors>;
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-    fn doors(first: u16, last: u16) -> PassiveDoors {
-        PassiveDoors::new(PassivePorts { first, last }, None)
-    }
-
-    #[tokio::test]
-    async fn every_port_of_the_range_is_tried_and_then_it_is_an_error() {
-        // Three neighbours that nobody else on this machine has.
-        let (first, doors, open) = (0..100)
-            .find_map(|_| {
-                let first = fastrand::u16(20_000..30_000);
-                let doors = doors(first, first + 2);
-                let open: io::Result<Vec<_>> = (0..3).map(|_| doors.open(LOCAL, LOCAL)).collect();
-                Some((first, doors, open.ok()?))
-            })
-            .unwrap();
-        let mut ports: Vec<u16> = open.iter().map(PassiveDoor::port).collect();
-        ports.sort_unstable();
-        assert_eq!(ports, [first, first + 1, first + 2]);
-        assert_eq!(doors.open(LOCAL, LOCAL).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-    }
-
-    #[tokio::test]
-    async fn strangers_are_dropped_and_the_client_still_gets_through() {
-        let door = doors(48_720, 48_739).open(LOCAL, IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).unwrap();
-        let address = SocketAddr::new(LOCAL, door.port());
-        let accepted = tokio::spawn(door.accept());
-        let mut stranger = TcpStream::connect(address).await.unwrap();
-        assert_eq!(stranger.read(&mut [0; 1]).await.unwrap_or(0), 0);
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let mut client = socket.connect(address).await.unwrap();
-        let mut data = accepted.await.unwrap().unwrap();
-        data.write_all(b"hello", Duration::from_secs(1)).await.unwrap();
-        data.finish();
-        let mut heard = String::new();
-        client.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, "hello");
-    }
-
-    #[tokio::test]
-    async fn what_broke_is_reset_and_what_stalls_is_told() {
-        let door = doors(48_740, 48_759).open(LOCAL, LOCAL).unwrap();
-        let mut client = TcpStream::connect((LOCAL, door.port())).await.unwrap();
-        let mut data = door.accept().await.unwrap();
-        let flood = vec![0; 64 * 1024 * 1024];
-        let error = data.write_all(&flood, Duration::from_millis(50)).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        data.reset();
-        let error = client.read_to_end(&mut Vec::new()).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        assert!(client.write_all(b"x").await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_masquerade_name_is_looked_up_in_the_background() {
-        let host = Some(PassiveHost::Name("localhost".to_owned()));
-        let doors = PassiveDoors::new(PassivePorts { first: 1, last: 1 }, host);
-        let local = Ipv4Addr::new(192, 0, 2, 1);
-        assert_eq!(doors.told_address(local), local);
-        tokio::select! {
-            () = doors.keep_looking_up() => unreachable!("it never ends"),
-            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+async fn send_sealed(records: &mut TlsWire, stream: &TcpStream, stall: Duration) -> io::Result<()> {
+    match write_out(stream, records.sealed(), stall).await {
+        Ok(()) => {
+            records.sent(records.sealed().len());
+            Ok(())
         }
-        assert_eq!(doors.told_address(local), Ipv4Addr::LOCALHOST);
+        Err((error, gone)) => {
+            records.sent(gone);
+            Err(error)
+        }
     }
+}
+
+/// Writes all, or says how many bytes have gone.
+async fn write_out(stream: &TcpStream, bytes: &[u8], stall: Duration) -> Result<(), (io::Error, usize)> {
+    let mut gone = 0;
+    while gone < bytes.len() {
+        match stream.try_write(&bytes[gone..]) {
+            Ok(0) => return Err((io::ErrorKind::WriteZero.into(), gone)),
+            Ok(count) => gone += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match tokio::time::timeout(stall, stream.writable()).await {
+                    Ok(ready) => ready.map_err(|error| (error, gone))?,
+                    Err(_) => return Err((io::ErrorKind::TimedOut.into(), gone)),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((error, gone)),
+        }
+    }
+    Ok(())
+}
+
+/// What is there, without waiting; 0 is the end.
+fn recv_now(stream: &std::net::TcpStream, room: &mut [u8]) -> Result<usize, Errno> {
+    rustix::net::recv(stream, room, RecvFlags::DONTWAIT).map(|(bytes, _)| bytes)
 }

@@ -27,7 +27,7 @@ use super::{
     arrival::Arrival,
     command::{Command, ListForm, ListRequest, needs_no_login, verb_of},
     control::{Control, Heard},
-    data::PassiveDoor,
+    door::Door,
     home::StoreHow,
     inner::InnerSession,
     listing::FactSet,
@@ -39,6 +39,7 @@ use super::{
     records::{Change, Who},
     reply::Reply,
     seats::UserSeat,
+    security::{FAREWELL_TIME, Security},
     storage::SessionContext,
     transfer::Work,
 };
@@ -61,7 +62,7 @@ pub(super) struct FrontDesk {
     pub(super) login: Login,
     pub(super) cwd: ClientPath,
     pub(super) facts: FactSet,
-    pub(super) door: Option<PassiveDoor>,
+    pub(super) door: Option<Door>,
     /// After EPSV ALL.
     pub(super) only_extended: bool,
     pub(super) is_ascii: bool,
@@ -71,6 +72,9 @@ pub(super) struct FrontDesk {
     pub(super) wrong_passwords: u32,
     /// Since when nobody is logged in.
     pub(super) nobody_since: Instant,
+    /// The port's connections begin with TLS.
+    is_implicit: bool,
+    pub(super) security: Security,
 }
 
 /// Who is there.
@@ -104,6 +108,7 @@ impl FrontDesk {
         front: Arc<Front>,
         arrival: Arrival,
         phase: watch::Receiver<Phase>,
+        is_implicit: bool,
     ) -> io::Result<Self> {
         let Arrival { stream, ends: Ends { peer, local }, bound } = arrival;
         let control = Control::new(stream)?;
@@ -128,6 +133,8 @@ impl FrontDesk {
             rename_from: None,
             wrong_passwords: 0,
             nobody_since: Instant::now(),
+            is_implicit,
+            security: Security::default(),
         })
     }
 
@@ -135,6 +142,7 @@ impl FrontDesk {
     pub(super) async fn attend(mut self) {
         debug!(peer = %self.peer, "connected");
         let done = self.converse().await;
+        self.control.bid_farewell(FAREWELL_TIME).await;
         self.log_out();
         if let Err(error) = done {
             debug!(peer = %self.peer, %error, "session broke");
@@ -142,6 +150,9 @@ impl FrontDesk {
     }
 
     async fn converse(&mut self) -> io::Result<()> {
+        if self.is_implicit {
+            self.secure_at_once().await?;
+        }
         self.say(Reply::new(220, self.front.now().config.banner.clone())).await?;
         loop {
             let deadline = match self.login {
@@ -237,8 +248,13 @@ impl FrontDesk {
             self.say(Reply::new(530, "Please log in with USER and PASS")).await?;
             return Ok(Flow::Next);
         }
+        if let Some(refusal) = self.refused_in_clear(&command) {
+            self.say(refusal).await?;
+            return Ok(Flow::Next);
+        }
         self.forget_preliminaries(Some(&command));
         match command {
+            Command::Auth(mechanism) => self.auth(mechanism).await,
             Command::Quit => {
                 self.say(Reply::new(221, "Goodbye")).await?;
                 Ok(Flow::End)

@@ -32,7 +32,11 @@ const DESCRIPTORS_APART: usize = 64;
 
 /// The bound control sockets.
 #[derive(Debug)]
-pub(super) struct Listeners(Vec<TcpListener>);
+pub(super) struct Listeners {
+    explicit: Vec<TcpListener>,
+    /// Where TLS begins with the first byte.
+    implicit: Vec<TcpListener>,
+}
 
 /// The running accept loops and the sessions they have begun.
 #[derive(Debug)]
@@ -43,7 +47,16 @@ pub(super) struct Sessions {
 }
 
 impl Listeners {
-    pub(super) fn bind(addresses: &[IpAddr], port: u16) -> Result<Self, FtpError> {
+    pub(super) fn bind(
+        addresses: &[IpAddr],
+        port: u16,
+        implicit_port: Option<u16>,
+    ) -> Result<Self, FtpError> {
+        let implicit = implicit_port.map(|port| Self::bind_all(addresses, port)).transpose()?;
+        Ok(Self { explicit: Self::bind_all(addresses, port)?, implicit: implicit.unwrap_or_default() })
+    }
+
+    fn bind_all(addresses: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, FtpError> {
         let tries = if port == 0 { PORT_TRIES } else { 1 };
         let mut outcome = Err(FtpError::NoAddress);
         for _ in 0..tries {
@@ -58,7 +71,7 @@ impl Listeners {
     }
 
     /// With port 0 the first address gets any free port, and the others the same one.
-    fn bind_once(addresses: &[IpAddr], port: u16) -> Result<Self, FtpError> {
+    fn bind_once(addresses: &[IpAddr], port: u16) -> Result<Vec<TcpListener>, FtpError> {
         let mut port = port;
         let mut listeners = Vec::new();
         let mut missing = None;
@@ -76,19 +89,28 @@ impl Listeners {
                 Err(source) => return Err(FtpError::Listen { address, source }),
             }
         }
-        if listeners.is_empty() { Err(missing.unwrap_or(FtpError::NoAddress)) } else { Ok(Self(listeners)) }
+        if listeners.is_empty() { Err(missing.unwrap_or(FtpError::NoAddress)) } else { Ok(listeners) }
     }
 
     pub(super) fn ports(&self) -> Vec<u16> {
-        self.0.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect()
+        ports(&self.explicit)
+    }
+
+    pub(super) fn implicit_ports(&self) -> Vec<u16> {
+        ports(&self.implicit)
     }
 
     /// Begins to accept.
     pub(super) fn accept(self, front: &Arc<Front>, phase: &watch::Receiver<Phase>) -> Sessions {
         let (life, alive) = mpsc::channel(1);
-        let keeper = Doorkeeper { front: front.clone(), phase: phase.clone(), life };
-        let loops =
-            self.0.into_iter().map(|listener| tokio::spawn(accept(listener, keeper.clone()))).collect();
+        let keeper = Doorkeeper { front: front.clone(), phase: phase.clone(), life, is_implicit: false };
+        let explicit = self.explicit.into_iter().map(|listener| (listener, false));
+        let loops = explicit
+            .chain(self.implicit.into_iter().map(|listener| (listener, true)))
+            .map(|(listener, is_implicit)| {
+                tokio::spawn(accept(listener, Doorkeeper { is_implicit, ..keeper.clone() }))
+            })
+            .collect();
         Sessions { loops, alive }
     }
 }
@@ -103,6 +125,10 @@ impl Sessions {
     pub(super) async fn ended(&mut self) {
         while self.alive.recv().await.is_some() {}
     }
+}
+
+fn ports(listeners: &[TcpListener]) -> Vec<u16> {
+    listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect()
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -159,7 +185,7 @@ mod tests {
     #[tokio::test]
     async fn both_families_share_a_port_that_was_not_set() {
         let addresses = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
-        let ports = Listeners::bind(&addresses, 0).unwrap().ports();
+        let ports = Listeners::bind(&addresses, 0, None).unwrap().ports();
         assert_eq!(ports.len(), 2);
         assert!(ports[0] != 0 && ports[0] == ports[1]);
     }
@@ -167,10 +193,10 @@ mod tests {
     #[tokio::test]
     async fn a_taken_port_and_no_address_are_errors() {
         let address = "127.0.0.1".parse().unwrap();
-        let first = Listeners::bind(&[address], 0).unwrap();
-        let error = Listeners::bind(&[address], first.ports()[0]).unwrap_err();
+        let first = Listeners::bind(&[address], 0, None).unwrap();
+        let error = Listeners::bind(&[address], first.ports()[0], None).unwrap_err();
         assert!(matches!(error, FtpError::Listen { .. }), "{error}");
-        assert!(matches!(Listeners::bind(&[], 21), Err(FtpError::NoAddress)));
+        assert!(matches!(Listeners::bind(&[], 21, None), Err(FtpError::NoAddress)));
     }
 
     #[test]

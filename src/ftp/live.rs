@@ -14,14 +14,15 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    data::{PassiveDoors, SharedDoors},
-    home::Ground,
+    home::{Ground, blocking},
     login::Gate,
+    passive::{PassiveDoors, SharedDoors},
     records::Records,
+    tls::{Tls, until_next_look},
     transfer::Means,
     users::{User, Users},
 };
-use crate::config::FtpConfig;
+use crate::config::{CertificateError, FtpConfig, TlsRequired};
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -39,18 +40,29 @@ pub(super) struct Live {
     pub(super) config: FtpConfig,
     pub(super) users: Arc<Users>,
     pub(super) doors: SharedDoors,
+    /// `None`: no TLS at all.
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 impl Front {
-    pub(super) fn new(config: &FtpConfig, ground: Ground, records: Records) -> Self {
+    /// # Errors
+    /// Where there is to be TLS, and its certificate cannot be read.
+    pub(super) fn new(
+        config: &FtpConfig,
+        ground: Ground,
+        records: Records,
+    ) -> Result<Self, CertificateError> {
+        let tls = config.tls.as_ref().map(Tls::new).transpose()?;
         let live = Live {
+            tls: tls.map(Arc::new),
             users: Arc::new(Users::new(&config.users, ground)),
             doors: Arc::new(PassiveDoors::new(config.passive_ports, config.passive_host.clone())),
             config: config.clone(),
         };
         let means = Arc::new(Means::new(config.stall_timeout));
         records.set_xferlog(config.xferlog.as_ref());
-        Self { live: watch::Sender::new(Arc::new(live)), ground, means, records, gate: Gate::default() }
+        let live = watch::Sender::new(Arc::new(live));
+        Ok(Self { live, ground, means, records, gate: Gate::default() })
     }
 
     /// The values of now: to be used and dropped, not to be kept.
@@ -76,8 +88,23 @@ impl Front {
         self.records.set_xferlog(config.xferlog.as_ref());
         let users = Arc::new(old.users.renewed(&config.users, self.ground));
         let needs_restart = needs_restart(&old.config, config);
-        self.live.send_replace(Arc::new(Live { config: config.clone(), users, doors }));
+        let tls = Tls::renewed(old.tls.as_ref(), config.tls.as_ref());
+        self.live.send_replace(Arc::new(Live { config: config.clone(), users, doors, tls }));
         needs_restart
+    }
+
+    /// Reads the certificate again whenever its files have changed; never ends.
+    pub(super) async fn keep_certificate(&self) {
+        loop {
+            until_next_look().await;
+            let Some(tls) = self.now().tls.clone() else { continue };
+            let looked = blocking(move || {
+                tls.look();
+                Ok(())
+            });
+            // A look that panicked has been told by the panic.
+            looked.await.ok();
+        }
     }
 
     /// Looks up what `masquerade_address` names, whichever it is at the time; never ends.
@@ -97,6 +124,11 @@ impl Front {
 }
 
 impl Live {
+    /// What has to be behind TLS. It holds without a certificate too: then nobody gets in.
+    pub(super) fn tls_required(&self) -> TlsRequired {
+        self.config.tls.as_ref().map_or(TlsRequired::None, |tls| tls.required)
+    }
+
     /// Whether a session of `user` may go on: he is still who he was when he logged in.
     pub(super) fn still_admits(&self, user: &User) -> bool {
         self.users.is_current(user)
@@ -132,7 +164,8 @@ mod tests {
     #[test]
     fn sessions_of_users_that_stay_as_they_are_go_on() {
         let front =
-            Front::new(&config(&[("a", "1"), ("b", "1"), ("c", "1")]), Ground::Plain, Records::default());
+            Front::new(&config(&[("a", "1"), ("b", "1"), ("c", "1")]), Ground::Plain, Records::default())
+                .unwrap();
         let sessions: Vec<_> =
             ["a", "b", "c"].map(|name| front.now().users.admit(name, &Secret::new("1")).unwrap()).into();
         let mut new = config(&[("a", "1"), ("b", "2"), ("d", "1")]);
@@ -149,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_user_who_comes_back_is_not_the_one_who_went() {
-        let front = Front::new(&config(&[("a", "1")]), Ground::Plain, Records::default());
+        let front = Front::new(&config(&[("a", "1")]), Ground::Plain, Records::default()).unwrap();
         let session = front.now().users.admit("a", &Secret::new("1")).unwrap();
         front.apply(&config(&[]));
         front.apply(&config(&[("a", "1")]));
@@ -158,7 +191,7 @@ mod tests {
 
     #[test]
     fn bound_sockets_need_a_restart_and_the_rest_is_applied() {
-        let front = Front::new(&config(&[]), Ground::Plain, Records::default());
+        let front = Front::new(&config(&[]), Ground::Plain, Records::default()).unwrap();
         let new = FtpConfig {
             listen_port: 21,
             passive_ports: PassivePorts { first: 50_000, last: 50_009 },

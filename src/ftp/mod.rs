@@ -18,13 +18,15 @@
 //! | `reply` | what is said, and the one table from errno to reply |
 //! | `inner`, `storage` | the seam to libunftp, both ends |
 //! | `home` | the root descriptor that must be a mount |
+//! | `door`, `passive`, `active` | how the data connection comes about |
+//! | `tls`, `security`, `tls_wire` | the certificate of now; AUTH and PROT; TLS on a data connection |
 //! | `data`, `transfer`, `receive`, `send`, `buffers` | the data connection and the bytes on it |
 //! | `records` | the access log and the xferlog |
 //! | `listing`, `glob` | lines of listings, patterns |
 //!
-//! What comes later has its place: TLS in `data` and `control`, active mode beside the passive door in
-//! `data`, limits per address in `listener`, hashes in `users`, rates in `receive` and `send`.
+//! What comes later has its place: rates in `receive` and `send`.
 
+mod active;
 mod answer;
 mod arrival;
 mod buffers;
@@ -33,6 +35,7 @@ mod conduct;
 mod control;
 mod data;
 mod desk;
+mod door;
 #[cfg(test)]
 mod gate_tests;
 mod glob;
@@ -44,14 +47,20 @@ mod live;
 mod lockout;
 mod login;
 mod names;
+mod passive;
 mod path;
 mod proxy;
 mod receive;
 mod records;
 mod reply;
 mod seats;
+mod security;
 mod send;
 mod storage;
+mod tls;
+#[cfg(test)]
+mod tls_tests;
+mod tls_wire;
 mod transfer;
 mod users;
 #[cfg(test)]
@@ -64,7 +73,7 @@ use tokio::sync::watch;
 
 pub use self::records::Records;
 use self::{home::Ground, listener::Listeners, live::Front};
-use crate::config::FtpConfig;
+use crate::config::{CertificateError, FtpConfig};
 
 /// Why the front cannot start.
 #[derive(Debug, Error)]
@@ -77,6 +86,8 @@ pub enum FtpError {
     },
     #[error("no address to listen on")]
     NoAddress,
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
 }
 
 /// The FTP front: bound, then served.
@@ -91,8 +102,18 @@ pub struct FtpFront {
 pub struct FtpControl(Arc<Front>);
 
 impl FtpControl {
+    /// Reads the certificate again. Sessions that are there go on with the one they know.
+    ///
+    /// # Errors
+    /// Where it cannot be used: then the old one goes on.
+    pub fn read_certificate(&self) -> Result<(), CertificateError> {
+        self.0.now().tls.as_ref().map_or(Ok(()), |tls| tls.read_again())
+    }
+
     /// Users, limits, rates and everything else that sessions read. Sessions of a user who is gone, or whose
     /// password, home or rights are others, are told 421 after their transfer; all others go on.
+    ///
+    /// The certificate is read again; one that cannot be used is logged, and the old one goes on.
     ///
     /// Returns the keys whose change needs a restart; they keep their old values.
     pub fn apply(&self, config: &FtpConfig) -> Vec<&'static str> {
@@ -130,8 +151,10 @@ impl FtpFront {
     }
 
     fn on(config: &FtpConfig, ground: Ground, records: Records) -> Result<Self, FtpError> {
-        let listeners = Listeners::bind(&config.listen_addresses, config.listen_port)?;
-        Ok(Self { listeners, shared: Arc::new(Front::new(config, ground, records)) })
+        let shared = Arc::new(Front::new(config, ground, records)?);
+        let implicit_port = config.tls.as_ref().and_then(|tls| tls.implicit_port);
+        let listeners = Listeners::bind(&config.listen_addresses, config.listen_port, implicit_port)?;
+        Ok(Self { listeners, shared })
     }
 
     /// What reloads it while it serves.
@@ -144,6 +167,11 @@ impl FtpFront {
         self.listeners.ports()
     }
 
+    /// Those where TLS begins with the first byte.
+    pub fn implicit_ports(&self) -> Vec<u16> {
+        self.listeners.implicit_ports()
+    }
+
     /// Serves until `stop` is ready. Then no new session begins, idle ones are told 421, transfers in
     /// flight may go on for `grace` and are broken after it. Returns when no session is left.
     pub async fn serve(self, stop: impl Future<Output = ()>, grace: Duration) {
@@ -153,10 +181,15 @@ impl FtpFront {
             let shared = shared.clone();
             tokio::spawn(async move { shared.keep_looking_up().await })
         };
+        let keeping_certificate = {
+            let shared = shared.clone();
+            tokio::spawn(async move { shared.keep_certificate().await })
+        };
         let mut sessions = listeners.accept(&shared, &told);
         drop(told);
         stop.await;
         looking_up.abort();
+        keeping_certificate.abort();
         phase.send_replace(Phase::Draining);
         sessions.close();
         if tokio::time::timeout(grace, sessions.ended()).await.is_err() {

@@ -12,7 +12,7 @@
 //! Plain FTP has no mark for the end of a file but the close of the data connection, and a killed client
 //! closes just so. What tells the two apart is the control connection: a client that waits for its 226
 //! keeps it open. The two FINs of a killed client do not come together, so the question is asked a moment
-//! later; ALLO with the right size makes the moment unnecessary.
+//! later; ALLO with the right size, or TLS's close_notify, makes the moment unnecessary.
 
 use std::{
     io,
@@ -31,7 +31,7 @@ use tokio::{
 use super::{
     buffers::Piece,
     control::{ControlWatch, Pending},
-    data::{DataConnection, recv_now},
+    data::{DataConnection, Lent},
     home::{Home, Root, StoreHow, blocking, is_away},
     path::ClientPath,
     reply::Deed,
@@ -91,7 +91,7 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
                 Ok(()) => tokio::select! {
                     biased;
                     reason = interrupted(&mut interrupt) => Err(Broken::Interrupted(reason)),
-                    settled = upload.settle(data.dialled_within, &control, bytes_told) => settled,
+                    settled = upload.settle(&data, &control, bytes_told) => settled,
                 },
                 broken => broken,
             };
@@ -127,6 +127,11 @@ impl Upload {
         data: &mut DataConnection,
         interrupt: &mut watch::Receiver<Option<Interruption>>,
     ) -> Result<(), Broken> {
+        tokio::select! {
+            biased;
+            reason = interrupted(interrupt) => return Err(Broken::Interrupted(reason)),
+            secured = data.secure() => secured.map_err(Broken::NotSecured)?,
+        }
         let stall = self.means.stall();
         let mut room = Room { file: self.file.clone(), readiness: None };
         let (mut left, mut is_fast, mut pause) = (None, true, Duration::ZERO);
@@ -179,8 +184,8 @@ impl Upload {
     ) -> Result<StepEnd, Broken> {
         let broken = |error| Broken::of_connection(error, self.means.stall());
         let _place = self.means.steps.acquire().await.map_err(|_| Broken::Lost)?;
-        let step = Step {
-            stream: data.lend().map_err(broken)?,
+        let mut step = Step {
+            lent: data.lend().map_err(broken)?,
             file: self.file.clone(),
             meter: self.meter.clone(),
             interrupt: interrupt.clone(),
@@ -189,10 +194,10 @@ impl Upload {
         let piece = left.unwrap_or_else(|| self.means.buffers.take());
         let done = blocking(move || {
             let end = step.run(piece);
-            Ok((step.stream, end))
+            Ok((step.lent, end))
         });
-        let (stream, end) = done.await.map_err(|error| Broken::of_mount(&error, self.deed))?;
-        data.take_back(stream);
+        let (lent, end) = done.await.map_err(|error| Broken::of_mount(&error, self.deed))?;
+        data.take_back(lent);
         end.map_err(|failure| match failure {
             StepFailure::Connection(errno) => Broken::Connection(errno.into()),
             StepFailure::Mount(errno) => Broken::Mount(errno, self.deed),
@@ -201,17 +206,22 @@ impl Upload {
 
     async fn settle(
         &self,
-        dialled_within: Duration,
+        data: &DataConnection,
         control: &ControlWatch,
         bytes_told: Option<u64>,
     ) -> Result<(), Broken> {
+        if data.lacks_close_notify() {
+            return Err(Broken::NoCloseNotify);
+        }
         let came = self.meter.bytes();
         match bytes_told {
             Some(told) if told != came => Err(Broken::SizeDiffers { told, came }),
             // The client has told what whole is: commit alone does the rest.
             Some(_) => Ok(()),
+            // No killed client says that it has sent everything; one that gave up says so on the other connection.
+            None if data.has_heard_close_notify() => is_still_there(control).await,
             None => {
-                let wait = (dialled_within * 2).clamp(SETTLE_TIME_MIN, SETTLE_TIME_MAX);
+                let wait = (data.dialled_within * 2).clamp(SETTLE_TIME_MIN, SETTLE_TIME_MAX);
                 self.prepare_and_wait(control, wait).await?;
                 is_still_there(control).await
             }
@@ -271,7 +281,7 @@ impl Upload {
 /// Moves what is there, and goes on as long as the client keeps up.
 #[derive(Debug)]
 struct Step {
-    stream: std::net::TcpStream,
+    lent: Lent,
     file: Arc<OwnedFd>,
     meter: Meter,
     interrupt: watch::Receiver<Option<Interruption>>,
@@ -297,7 +307,7 @@ enum StepFailure {
 
 impl Step {
     /// `piece` may hold what the mount has not taken yet.
-    fn run(&self, mut piece: Piece) -> Result<StepEnd, StepFailure> {
+    fn run(&mut self, mut piece: Piece) -> Result<StepEnd, StepFailure> {
         let begun = Instant::now();
         let mut is_end = false;
         loop {
@@ -320,10 +330,10 @@ impl Step {
     }
 
     /// Reads until the piece is large enough or nothing more comes; true at the end of the data.
-    fn read_in(&self, piece: &mut Piece) -> Result<bool, StepFailure> {
+    fn read_in(&mut self, piece: &mut Piece) -> Result<bool, StepFailure> {
         let mut naps = 0;
         loop {
-            match recv_now(&self.stream, piece.spare()) {
+            match self.lent.recv_now(piece.spare()) {
                 Ok(0) => return Ok(true),
                 Ok(bytes) => {
                     piece.fill(bytes);

@@ -33,17 +33,20 @@ pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
     let Order { mut data, work, path, mut interrupt, mut announcer, outcome, progress, means, .. } = order;
     let meter = Meter::new(progress);
     let sending = async {
-        match work {
+        let complete = match work {
             Work::Retrieve { start } => {
                 retrieve(home, path, start, &mut data, &mut announcer, &means, &meter)
                     .await
-                    .map(|()| Complete::Sent)
+                    .map(|()| Complete::Sent)?
             }
             Work::List { request, look } => {
-                list(home, request, look, &mut data, &mut announcer, &means, &meter).await
+                list(home, request, look, &mut data, &mut announcer, &means, &meter).await?
             }
-            Work::Store { .. } => Err(Broken::Lost),
-        }
+            Work::Store { .. } => return Err(Broken::Lost),
+        };
+        let stall = means.stall();
+        data.say_end(stall).await.map_err(|error| Broken::of_connection(error, stall))?;
+        Ok(complete)
     };
     let end = tokio::select! {
         biased;
@@ -75,6 +78,7 @@ async fn retrieve(
         return Err(Broken::RestPastEnd { bytes: facts.bytes });
     }
     announcer.announce(Opened { bytes: Some(facts.bytes - start) });
+    data.secure().await.map_err(Broken::NotSecured)?;
     let file = Arc::new(file);
     let mut offset = start;
     let mut last: Option<Piece> = None;
@@ -145,6 +149,7 @@ async fn list(
     let mut lister =
         home.run(move |root| Lister::open(root, &request, look, now())).await.map_err(of_mount)?;
     announcer.announce(Opened { bytes: None });
+    data.secure().await.map_err(Broken::NotSecured)?;
     let mut lines = Vec::new();
     loop {
         let more;

@@ -26,7 +26,7 @@ use super::{
     buffers::Buffers,
     command::ListRequest,
     control::ControlWatch,
-    data::DataConnection,
+    data::{DataConnection, NotSecured},
     home::StoreHow,
     listing::Look,
     path::ClientPath,
@@ -170,6 +170,10 @@ pub(super) enum Broken {
     Interrupted(Interruption),
     /// No data connection came.
     NoConnection(io::Error),
+    /// TLS on the data connection did not come about.
+    NotSecured(NotSecured),
+    /// The data ended as if the client had been killed, and `tls_strict_eof` asks for close_notify.
+    NoCloseNotify,
     /// The data connection broke.
     Connection(io::Error),
     Stalled(Duration),
@@ -215,6 +219,16 @@ impl Broken {
                 Reply::new(425, "No data connection came")
             }
             Self::NoConnection(_) => Reply::new(425, "Data connection failed"),
+            Self::NotSecured(NotSecured::NotResumed) => Reply::new(
+                522,
+                "The data connection must resume the TLS session of the control connection (tls_session_reuse)",
+            ),
+            Self::NotSecured(NotSecured::Handshake(_)) => {
+                Reply::new(425, "Data connection failed: no TLS handshake")
+            }
+            Self::NoCloseNotify => {
+                Reply::new(426, "Transfer aborted: the data ended without close_notify (tls_strict_eof)")
+            }
             Self::Connection(_) => Reply::new(426, "Data connection broke, transfer aborted"),
             Self::Stalled(time) => {
                 Reply::new(426, format!("Transfer aborted: no byte for {} s", time.as_secs()))
@@ -241,6 +255,11 @@ impl Broken {
             Self::Interrupted(Interruption::ControlGone) => "client has gone".to_owned(),
             Self::Interrupted(Interruption::Stopping) => "server is stopping".to_owned(),
             Self::NoConnection(error) => format!("no data connection: {error}"),
+            Self::NotSecured(NotSecured::Handshake(error)) => format!("TLS handshake: {error}"),
+            Self::NotSecured(NotSecured::NotResumed) => {
+                "TLS session not resumed (tls_session_reuse)".to_owned()
+            }
+            Self::NoCloseNotify => "no close_notify (tls_strict_eof)".to_owned(),
             Self::Connection(error) => format!("data connection: {error}"),
             Self::Stalled(time) => format!("no byte for {} s", time.as_secs()),
             Self::SizeDiffers { told, came } => format!("ALLO told {told} bytes, {came} came"),

@@ -20,6 +20,7 @@ pub(super) struct Served {
     dir: tempfile::TempDir,
     pub(super) port: u16,
     pub(super) config: FtpConfig,
+    pub(super) implicit_port: Option<u16>,
     pub(super) control: FtpControl,
     stop: Option<oneshot::Sender<()>>,
     done: JoinHandle<()>,
@@ -43,11 +44,11 @@ impl Served {
         };
         change(&mut config);
         let front = FtpFront::on(&config, Ground::Plain, Records::default()).unwrap();
-        let port = front.local_ports()[0];
+        let (port, implicit_port) = (front.local_ports()[0], front.implicit_ports().first().copied());
         let control = front.control();
         let (stop, stopped) = oneshot::channel::<()>();
         let done = tokio::spawn(front.serve(async move { drop(stopped.await) }, grace));
-        Self { dir, port, config, control, stop: Some(stop), done }
+        Self { dir, port, implicit_port, config, control, stop: Some(stop), done }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -224,11 +225,22 @@ async fn every_verb_answers_good_missing_and_absurd_arguments_and_the_session_go
         ("LIST", "425"),
         ("STOR dir/", "553"),
         ("STOR", "501"),
-        ("PORT 127,0,0,1,4,1", "502"),
-        ("EPRT |1|127.0.0.1|999|", "502"),
-        ("AUTH TLS", "502"),
+        ("PORT 127,0,0,1,4,1", "200"),
+        ("PORT 127,0,0,1,4", "501"),
+        ("PORT 127,0,0,1,3,255", "504"),
+        ("PORT 127,0,0,2,4,1", "504"),
+        ("EPRT |1|127.0.0.1|1025|", "200"),
+        ("EPRT |1|127.0.0.1|999|", "504"),
+        ("EPRT |2|::1|1025|", "522"),
+        ("EPRT |3|x|1025|", "522"),
+        ("EPRT", "501"),
+        ("AUTH TLS", "431"),
+        ("AUTH GSSAPI", "504"),
+        ("AUTH", "501"),
+        ("PROT P", "503"),
+        ("CCC", "502"),
         ("SITE HELP", "502"),
-        ("PBSZ 0", "502"),
+        ("PBSZ 0", "503"),
         ("REIN", "502"),
         ("FROB", "500"),
         ("", "500"),
@@ -241,6 +253,8 @@ async fn every_verb_answers_good_missing_and_absurd_arguments_and_the_session_go
         ("PASV x", "501"),
         ("EPSV ALL", "200"),
         ("PASV", "503"),
+        ("PORT 127,0,0,1,4,1", "503"),
+        ("EPRT |1|127.0.0.1|1025|", "503"),
         ("EPSV", "229"),
         ("QUIT x", "501"),
         ("MLST /../../..", "250-"),
