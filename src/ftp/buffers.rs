@@ -49,8 +49,13 @@ impl Buffers {
                 let memory = memory.unwrap_or_else(|| vec![0; LARGE_BYTES + PAGE_BYTES].into());
                 Piece::new(memory, LARGE_BYTES, Some(self.clone()))
             }
-            None => Piece::new(vec![0; SMALL_BYTES + PAGE_BYTES].into(), SMALL_BYTES, None),
+            None => Self::take_small(),
         }
+    }
+
+    /// A small buffer of one's own.
+    pub(super) fn take_small() -> Piece {
+        Piece::new(vec![0; SMALL_BYTES + PAGE_BYTES].into(), SMALL_BYTES, None)
     }
 
     fn put_back(&self, memory: Box<[u8]>) {

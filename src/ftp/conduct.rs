@@ -230,8 +230,20 @@ async fn perform(session: &mut Session, errand: Errand) -> Outcome {
     let (told, outcome) = oneshot::channel();
     let line = format!("{verb} {path}");
     let context = session.context.clone();
+    let throttle = context.throttle().clone();
     let announcer = Announcer::new(opened);
-    context.place(Order { data, work, path, control, interrupt, announcer, outcome: told, progress, means });
+    context.place(Order {
+        data,
+        work,
+        path,
+        control,
+        interrupt,
+        announcer,
+        outcome: told,
+        progress,
+        means,
+        throttle,
+    });
     let outcome = ask_inner(session, &line, restart, outcome).await;
     // Nobody has performed it: its data connection must not look like an empty file.
     if let Some(order) = context.withdraw() {

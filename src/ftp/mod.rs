@@ -21,6 +21,7 @@
 //! | `door`, `passive`, `active` | how the data connection comes about |
 //! | `tls`, `security`, `tls_wire` | the certificate of now; AUTH and PROT; TLS on a data connection |
 //! | `data`, `transfer`, `receive`, `send`, `buffers` | the data connection and the bytes on it |
+//! | `rate` | how fast a user's bytes may move |
 //! | `records` | the access log and the xferlog |
 //! | `listing`, `glob` | lines of listings, patterns |
 //!
@@ -50,6 +51,7 @@ mod names;
 mod passive;
 mod path;
 mod proxy;
+mod rate;
 mod receive;
 mod records;
 mod reply;

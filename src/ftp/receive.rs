@@ -34,6 +34,7 @@ use super::{
     data::{DataConnection, Lent},
     home::{Home, Root, StoreHow, blocking, is_away},
     path::ClientPath,
+    rate::{Direction, Throttle},
     reply::Deed,
     transfer::{Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted},
 };
@@ -69,13 +70,24 @@ struct Upload {
     file: Arc<OwnedFd>,
     deed: Deed,
     means: Arc<Means>,
+    throttle: Arc<Throttle>,
     meter: Meter,
 }
 
 /// Performs an order to store, tells its outcome, and gives back what the stock server should hear.
 pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
-    let Order { mut data, work, path, control, mut interrupt, mut announcer, outcome, progress, means } =
-        order;
+    let Order {
+        mut data,
+        work,
+        path,
+        control,
+        mut interrupt,
+        mut announcer,
+        outcome,
+        progress,
+        means,
+        throttle,
+    } = order;
     let Work::Store { how, bytes_told } = work else { return Err(Errno::INVAL) };
     let deed = match how {
         StoreHow::Replace => Deed::Store,
@@ -86,7 +98,7 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
         Err(error) => Err(Broken::of_mount(&error, deed)),
         Ok((root, file)) => {
             announcer.announce(Opened { bytes: None });
-            let upload = Upload { root, file: Arc::new(file), deed, means, meter: meter.clone() };
+            let upload = Upload { root, file: Arc::new(file), deed, means, throttle, meter: meter.clone() };
             let end = match upload.fill(&mut data, &mut interrupt).await {
                 Ok(()) => tokio::select! {
                     biased;
@@ -136,8 +148,15 @@ impl Upload {
         let mut room = Room { file: self.file.clone(), readiness: None };
         let (mut left, mut is_fast, mut pause) = (None, true, Duration::ZERO);
         loop {
+            let allowed = tokio::select! {
+                biased;
+                reason = interrupted(interrupt) => return Err(Broken::Interrupted(reason)),
+                allowed = self.throttle.allow(Direction::Upload, usize::MAX) => allowed,
+            };
             let before = self.meter.bytes();
-            let end = self.step(data, left.take(), interrupt, is_fast).await?;
+            let end = self.step(data, left.take(), interrupt, is_fast, allowed).await?;
+            let moved = usize::try_from(self.meter.bytes() - before).unwrap_or(allowed);
+            self.throttle.give_back(Direction::Upload, allowed.saturating_sub(moved));
             match end {
                 StepEnd::DataEnd => return Ok(()),
                 StepEnd::TimeUp => {}
@@ -181,6 +200,7 @@ impl Upload {
         left: Option<Piece>,
         interrupt: &watch::Receiver<Option<Interruption>>,
         is_fast: bool,
+        allowed: usize,
     ) -> Result<StepEnd, Broken> {
         let broken = |error| Broken::of_connection(error, self.means.stall());
         let _place = self.means.steps.acquire().await.map_err(|_| Broken::Lost)?;
@@ -190,6 +210,7 @@ impl Upload {
             meter: self.meter.clone(),
             interrupt: interrupt.clone(),
             is_fast,
+            allowed,
         };
         let piece = left.unwrap_or_else(|| self.means.buffers.take());
         let done = blocking(move || {
@@ -287,6 +308,8 @@ struct Step {
     interrupt: watch::Receiver<Option<Interruption>>,
     /// The client has been fast so far: worth a nap.
     is_fast: bool,
+    /// Bytes that it may read (`max_upload_rate`).
+    allowed: usize,
 }
 
 /// Why a step is over.
@@ -310,6 +333,7 @@ impl Step {
     fn run(&mut self, mut piece: Piece) -> Result<StepEnd, StepFailure> {
         let begun = Instant::now();
         let mut is_end = false;
+        let mut left = self.allowed;
         loop {
             match write_out(&self.file, &mut piece) {
                 Ok(()) => piece.clear(),
@@ -319,26 +343,29 @@ impl Step {
             if is_end {
                 return Ok(StepEnd::DataEnd);
             }
-            if begun.elapsed() > STEP_TIME_MAX || self.interrupt.borrow().is_some() {
+            if begun.elapsed() > STEP_TIME_MAX || left == 0 || self.interrupt.borrow().is_some() {
                 return Ok(StepEnd::TimeUp);
             }
-            is_end = self.read_in(&mut piece)?;
+            is_end = self.read_in(&mut piece, &mut left)?;
             if piece.is_empty() && !is_end {
                 return Ok(StepEnd::NoData);
             }
         }
     }
 
-    /// Reads until the piece is large enough or nothing more comes; true at the end of the data.
-    fn read_in(&mut self, piece: &mut Piece) -> Result<bool, StepFailure> {
+    /// Reads until the piece is large enough, `left` is used up or nothing more comes; true at the end of the data.
+    fn read_in(&mut self, piece: &mut Piece, left: &mut usize) -> Result<bool, StepFailure> {
         let mut naps = 0;
         loop {
-            match self.lent.recv_now(piece.spare()) {
+            let room = piece.spare();
+            let room_bytes = room.len().min(*left);
+            match self.lent.recv_now(&mut room[..room_bytes]) {
                 Ok(0) => return Ok(true),
                 Ok(bytes) => {
                     piece.fill(bytes);
                     self.meter.add(bytes as u64);
-                    if piece.is_full() {
+                    *left -= bytes;
+                    if piece.is_full() || *left == 0 {
                         return Ok(false);
                     }
                 }

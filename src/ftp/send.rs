@@ -14,12 +14,13 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    buffers::Piece,
+    buffers::{Buffers, Piece, SMALL_BYTES},
     command::ListRequest,
     data::DataConnection,
     home::{Facts, Home, blocking},
     listing::{Lister, Look},
     path::ClientPath,
+    rate::{Direction, Throttle},
     reply::Deed,
     transfer::{Announcer, Broken, Complete, Means, Meter, Opened, Order, Outcome, Work, interrupted},
 };
@@ -27,24 +28,41 @@ use super::{
 /// Bytes of lines that one blocking step makes.
 const LISTING_CHUNK_BYTES: usize = 128 * 1024;
 
+/// What every step of it needs.
+struct Tools {
+    means: Arc<Means>,
+    throttle: Arc<Throttle>,
+    meter: Meter,
+}
+
+impl Tools {
+    /// A slow download keeps no large buffer from a fast one.
+    fn take_piece(&self) -> Piece {
+        match self.throttle.quantum(Direction::Download) {
+            Some(bytes) if bytes <= SMALL_BYTES => Buffers::take_small(),
+            Some(_) | None => self.means.buffers.take(),
+        }
+    }
+}
+
 /// Performs an order to retrieve or to list, tells its outcome, and gives back what the stock server should
 /// hear.
 pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
-    let Order { mut data, work, path, mut interrupt, mut announcer, outcome, progress, means, .. } = order;
-    let meter = Meter::new(progress);
+    let Order {
+        mut data, work, path, mut interrupt, mut announcer, outcome, progress, means, throttle, ..
+    } = order;
+    let tools = Tools { means, throttle, meter: Meter::new(progress) };
     let sending = async {
         let complete = match work {
-            Work::Retrieve { start } => {
-                retrieve(home, path, start, &mut data, &mut announcer, &means, &meter)
-                    .await
-                    .map(|()| Complete::Sent)?
-            }
+            Work::Retrieve { start } => retrieve(home, path, start, &mut data, &mut announcer, &tools)
+                .await
+                .map(|()| Complete::Sent)?,
             Work::List { request, look } => {
-                list(home, request, look, &mut data, &mut announcer, &means, &meter).await?
+                list(home, request, look, &mut data, &mut announcer, &tools).await?
             }
             Work::Store { .. } => return Err(Broken::Lost),
         };
-        let stall = means.stall();
+        let stall = tools.means.stall();
         data.say_end(stall).await.map_err(|error| Broken::of_connection(error, stall))?;
         Ok(complete)
     };
@@ -55,11 +73,11 @@ pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
     };
     announcer.end(data, end.is_ok());
     let heard = match &end {
-        Ok(_) => Ok(meter.bytes()),
+        Ok(_) => Ok(tools.meter.bytes()),
         Err(Broken::Mount(errno, _)) => Err(*errno),
         Err(_) => Err(Errno::IO),
     };
-    drop(outcome.send(Outcome { bytes: meter.bytes(), end }));
+    drop(outcome.send(Outcome { bytes: tools.meter.bytes(), end }));
     heard
 }
 
@@ -69,8 +87,7 @@ async fn retrieve(
     start: u64,
     data: &mut DataConnection,
     announcer: &mut Announcer,
-    means: &Arc<Means>,
-    meter: &Meter,
+    tools: &Tools,
 ) -> Result<(), Broken> {
     let of_mount = |error: io::Error| Broken::of_mount(&error, Deed::Read);
     let (file, facts) = home.run(move |root| root.open_to_read(&path)).await.map_err(of_mount)?;
@@ -83,8 +100,8 @@ async fn retrieve(
     let mut offset = start;
     let mut last: Option<Piece> = None;
     loop {
-        let written = write_piece(data, last.take(), means, meter);
-        let read = async { read_piece(&file, offset, means).await.map_err(of_mount) };
+        let written = write_piece(data, last.take(), tools);
+        let read = async { read_piece(&file, offset, tools).await.map_err(of_mount) };
         let ((), next) = tokio::try_join!(written, read)?;
         if next.is_empty() {
             break;
@@ -101,9 +118,9 @@ async fn retrieve(
 }
 
 /// The piece at `offset`; empty at the end of the file.
-async fn read_piece(file: &Arc<OwnedFd>, offset: u64, means: &Means) -> io::Result<Piece> {
-    let _place = means.reads.acquire().await.map_err(io::Error::other)?;
-    let (file, mut piece) = (file.clone(), means.buffers.take());
+async fn read_piece(file: &Arc<OwnedFd>, offset: u64, tools: &Tools) -> io::Result<Piece> {
+    let _place = tools.means.reads.acquire().await.map_err(io::Error::other)?;
+    let (file, mut piece) = (file.clone(), tools.take_piece());
     blocking(move || {
         loop {
             match rustix::io::pread(&file, piece.spare(), offset) {
@@ -119,17 +136,20 @@ async fn read_piece(file: &Arc<OwnedFd>, offset: u64, means: &Means) -> io::Resu
     .await
 }
 
-async fn write_piece(
-    data: &mut DataConnection,
-    piece: Option<Piece>,
-    means: &Means,
-    meter: &Meter,
-) -> Result<(), Broken> {
+async fn write_piece(data: &mut DataConnection, piece: Option<Piece>, tools: &Tools) -> Result<(), Broken> {
     let Some(piece) = piece else { return Ok(()) };
-    write(data, piece.filled(), means, meter).await
+    let mut left = piece.filled();
+    while !left.is_empty() {
+        let allowed = tools.throttle.allow(Direction::Download, left.len()).await;
+        let (now, later) = left.split_at(allowed);
+        write(data, now, tools).await?;
+        left = later;
+    }
+    Ok(())
 }
 
-async fn write(data: &mut DataConnection, bytes: &[u8], means: &Means, meter: &Meter) -> Result<(), Broken> {
+async fn write(data: &mut DataConnection, bytes: &[u8], tools: &Tools) -> Result<(), Broken> {
+    let Tools { means, meter, .. } = tools;
     let stall = means.stall();
     data.write_all(bytes, stall).await.map_err(|error| Broken::of_connection(error, stall))?;
     meter.add(bytes.len() as u64);
@@ -142,8 +162,7 @@ async fn list(
     look: Look,
     data: &mut DataConnection,
     announcer: &mut Announcer,
-    means: &Arc<Means>,
-    meter: &Meter,
+    tools: &Tools,
 ) -> Result<Complete, Broken> {
     let of_mount = |error: io::Error| Broken::of_mount(&error, Deed::Look);
     let mut lister =
@@ -159,7 +178,7 @@ async fn list(
         })
         .await
         .map_err(of_mount)?;
-        write(data, &lines, means, meter).await?;
+        write(data, &lines, tools).await?;
         lines.clear();
         if !more {
             return Ok(Complete::Listed { names: lister.told(), cut: lister.is_cut() });

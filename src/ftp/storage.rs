@@ -25,6 +25,7 @@ use unftp_sbe_fs::Meta;
 use super::{
     home::{Facts, Kind, Root, blocking, is_away},
     path::ClientPath,
+    rate::Throttle,
     receive::receive,
     reply::errno_of,
     send::send,
@@ -36,6 +37,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct SessionContext {
     user: Arc<User>,
+    throttle: Arc<Throttle>,
     order: Mutex<Option<Order>>,
     report: Mutex<Report>,
 }
@@ -49,11 +51,16 @@ pub(super) struct Report {
 
 impl SessionContext {
     pub(super) fn new(user: Arc<User>) -> Self {
-        Self { user, order: Mutex::new(None), report: Mutex::new(Report::default()) }
+        let throttle = Arc::new(Throttle::new(user.rates().clone()));
+        Self { user, throttle, order: Mutex::new(None), report: Mutex::new(Report::default()) }
     }
 
     pub(super) fn user(&self) -> &Arc<User> {
         &self.user
+    }
+
+    pub(super) fn throttle(&self) -> &Arc<Throttle> {
+        &self.throttle
     }
 
     /// The next transfer is about this.

@@ -30,6 +30,7 @@ use super::{
     home::StoreHow,
     listing::Look,
     path::ClientPath,
+    rate::Throttle,
     reply::{Deed, Reply, errno_of, reason},
 };
 
@@ -46,6 +47,7 @@ pub(super) struct Order {
     pub(super) outcome: oneshot::Sender<Outcome>,
     pub(super) progress: Arc<AtomicU64>,
     pub(super) means: Arc<Means>,
+    pub(super) throttle: Arc<Throttle>,
 }
 
 /// What is to be moved.

@@ -16,7 +16,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::home::{Ground, Home};
+use super::{
+    home::{Ground, Home},
+    rate::UserRates,
+};
 use crate::config::{HashScratch, PasswordHash, PolicyConfig, Secret, UserConfig, is_same};
 
 /// All users of the front.
@@ -47,6 +50,7 @@ pub(super) struct User {
 pub(super) struct Lasting {
     /// Who he is: limits and rates may change, but nothing of this.
     identity: Identity,
+    rates: Arc<UserRates>,
 }
 
 /// Whoever changes in one of these is somebody else, and sessions of him end.
@@ -158,14 +162,25 @@ impl Users {
 }
 
 impl User {
+    /// Of all his sessions together.
+    pub(super) fn rates(&self) -> &Arc<UserRates> {
+        &self.lasting.rates
+    }
+
     /// `known`: the same user before a reload.
     fn new(user: &UserConfig, known: Option<&Self>, ground: Ground) -> Self {
         let (home, lasting) = match known {
-            Some(known) => (known.home.clone(), known.lasting.clone()),
-            None => (
-                Arc::new(Home::new(&user.root, &user.mount, ground)),
-                Arc::new(Lasting { identity: Identity::of(user) }),
-            ),
+            Some(known) => {
+                known.lasting.rates.set(user.rates);
+                (known.home.clone(), known.lasting.clone())
+            }
+            None => {
+                let rates = Arc::new(UserRates::new(user.rates));
+                (
+                    Arc::new(Home::new(&user.root, &user.mount, ground)),
+                    Arc::new(Lasting { identity: Identity::of(user), rates }),
+                )
+            }
         };
         let password = match PasswordHash::parse(user.password.reveal()) {
             Ok(None) => Password::Plain(user.password.clone()),

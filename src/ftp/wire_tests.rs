@@ -672,3 +672,45 @@ async fn a_shorter_idle_time_counts_at_once() {
     served.control.apply(&served.config);
     client.expect("421").await;
 }
+
+#[tokio::test]
+async fn a_throttled_transfer_is_slow_and_whole_answers_stat_and_can_be_aborted() {
+    let mut served = Served::start(|config| {
+        config.users[0].rates.upload = Some(40_000);
+        config.users[0].rates.download_per_session = Some(40_000);
+        config.stall_timeout = Duration::from_millis(200);
+    });
+    let content: Vec<u8> = (0..40_000_u32).map(|n| n.to_le_bytes()[0]).collect();
+    let (mut client, mut other) = (served.logged_in().await, served.logged_in().await);
+    let begun = tokio::time::Instant::now();
+    let (mut data, mut other_data) = (client.passive().await, other.passive().await);
+    client.ask("STOR f", "150").await;
+    other.ask("STOR g", "150").await;
+    data.write_all(&content[..20_000]).await.unwrap();
+    other_data.write_all(&content[..20_000]).await.unwrap();
+    drop((data, other_data));
+    client.expect("226").await;
+    other.expect("226").await;
+    // Both share the rate of their user; no upper bound, for a machine may be busy.
+    assert!(begun.elapsed() > Duration::from_millis(850), "{:?}", begun.elapsed());
+    assert_eq!(std::fs::read(served.path().join("f")).unwrap(), content[..20_000]);
+    std::fs::write(served.path().join("h"), &content).unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut data = client.passive().await;
+    client.ask("RETR h", "150").await;
+    let mut came = Vec::new();
+    data.read_to_end(&mut came).await.unwrap();
+    client.expect("226").await;
+    assert!(came == content && begun.elapsed() > Duration::from_millis(850), "{:?}", begun.elapsed());
+
+    // 20 bytes a second: nobody could wait for that, and nothing has to.
+    served.config.users[0].rates.upload = Some(20);
+    served.control.apply(&served.config);
+    let mut data = client.passive().await;
+    client.ask("STOR slow", "150").await;
+    data.write_all(&content).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    client.ask("STAT", "211").await;
+    client.ask("ABOR", "426").await;
+    client.expect("226").await;
+}
