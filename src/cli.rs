@@ -17,6 +17,7 @@ use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use tracing::{Level, error, info, warn};
 
 use crate::{
+    client::{self, ClientError, ClientOptions, Security, TlsWish, Url},
     config::{Config, ConfigError},
     emulator::{self, EmulatorOptions},
     service::{
@@ -55,6 +56,12 @@ enum Command {
     Emulator(Emulator),
     /// An embedded store, two users, their mounts and FTP: no account, no network, no configuration
     Demo(Demo),
+    /// Fetch files over FTP, continue what broke off, and check what arrived
+    Get(Get),
+    /// Store files over FTP, and check what arrived
+    Put(Put),
+    /// List a directory over FTP
+    Ls(Ls),
 }
 
 #[derive(Debug, Args)]
@@ -139,6 +146,73 @@ struct Demo {
     port: u16,
 }
 
+/// What the FTP client's subcommands share.
+#[derive(Debug, Args)]
+struct Remote {
+    /// Directories with all that is in them
+    #[arg(short, long)]
+    recursive: bool,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// TLS on ftp://: `offered` (where the server offers it), `required`, `none`
+    #[arg(long, value_name = "WHEN", default_value = "offered")]
+    tls: TlsWish,
+    /// As `--tls none`: name, password and files in clear
+    #[arg(long, conflicts_with = "tls")]
+    plain: bool,
+    /// Believe any certificate
+    #[arg(long)]
+    insecure: bool,
+    /// PEM file of root certificates, beside the system's
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Get {
+    #[command(flatten)]
+    remote: Remote,
+    /// ftp://user@host/path or ftps://…, several; then where to: a directory, or the name of the only file.
+    /// The password: in the URL, in COSGATE_FTP_PASSWORD, or asked for
+    #[arg(required = true, value_name = "URL... [LOCAL]")]
+    places: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct Put {
+    #[command(flatten)]
+    remote: Remote,
+    /// Take a shorter remote file for the beginning of this one where the server tells no checksum
+    #[arg(short = 'c', long = "continue")]
+    resume: bool,
+    /// Files, then ftp://user@host/path: a directory where it ends in / or there are several files.
+    /// The password: in the URL, in COSGATE_FTP_PASSWORD, or asked for
+    #[arg(required = true, num_args = 2.., value_name = "LOCAL... URL")]
+    places: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Ls {
+    #[command(flatten)]
+    remote: Remote,
+    /// ftp://user@host/path. The password: in the URL, in COSGATE_FTP_PASSWORD, or asked for
+    #[arg(value_name = "URL")]
+    url: String,
+}
+
+impl Remote {
+    fn options(self) -> ClientOptions {
+        let tls = if self.plain { TlsWish::Plain } else { self.tls };
+        ClientOptions {
+            security: Security { tls, insecure: self.insecure, ca_file: self.ca },
+            recursive: self.recursive,
+            quiet: self.quiet,
+            resume: false,
+        }
+    }
+}
+
 /// Why a subcommand did not do what it should.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -146,6 +220,8 @@ enum Failure {
     Configuration(#[from] ConfigError),
     #[error(transparent)]
     Other(#[from] anyhow::Error),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// Told already.
     #[error("failed")]
     Logged,
@@ -178,6 +254,9 @@ impl Cli {
             Command::Check(options) => run_check(&options),
             Command::Emulator(options) => run_emulator(options),
             Command::Demo(options) => run_demo(options),
+            Command::Get(options) => run_get(options),
+            Command::Put(options) => run_put(options),
+            Command::Ls(options) => run_ls(options),
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -188,6 +267,10 @@ impl Cli {
             Err(Failure::Other(error)) => {
                 eprintln!("cosgate: {error:#}");
                 ExitCode::from(FAILURE)
+            }
+            Err(Failure::Client(error)) => {
+                eprintln!("cosgate: {error}");
+                ExitCode::from(if matches!(error, ClientError::Usage(_)) { USAGE } else { FAILURE })
             }
             Err(Failure::Logged) => ExitCode::from(FAILURE),
         }
@@ -259,6 +342,26 @@ fn run_emulator(options: Emulator) -> Result<(), Failure> {
 fn run_demo(options: Demo) -> Result<(), Failure> {
     let log = telemetry::start_without_file(Level::WARN);
     live(log, || demo::run(&DemoOptions { dir: options.dir, port: options.port }))
+}
+
+fn run_get(options: Get) -> Result<(), Failure> {
+    let (mut words, mut local) = (options.places, None);
+    if words.len() > 1 && words.last().is_some_and(|word| !Url::is_meant_by(word)) {
+        local = words.pop().map(PathBuf::from);
+    }
+    let urls = words.iter().map(|word| word.parse()).collect::<Result<Vec<Url>, _>>()?;
+    Ok(client::get(&urls, local.as_deref(), &options.remote.options())?)
+}
+
+fn run_put(options: Put) -> Result<(), Failure> {
+    let mut places = options.places;
+    let url: Url = places.pop().unwrap_or_default().to_string_lossy().parse()?;
+    let remote = ClientOptions { resume: options.resume, ..options.remote.options() };
+    Ok(client::put(&places, &url, &remote)?)
+}
+
+fn run_ls(options: Ls) -> Result<(), Failure> {
+    Ok(client::ls(&options.url.parse()?, &options.remote.options())?)
 }
 
 /// The file that was read, and what about it deserves a word.

@@ -13,9 +13,10 @@
 //! | 4 | [`service`] | a life from start to stop |
 //!
 //! Beside the layers stand [`cli`] (the command line), [`ioctl`] (the words between front and mount),
-//! [`telemetry`] (logs) and [`emulator`] (an embedded COS).
+//! [`telemetry`] (logs), [`emulator`] (an embedded COS) and [`client`] (an FTP client).
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod cos;
 pub mod emulator;

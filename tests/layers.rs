@@ -21,9 +21,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // No COS, and no file system of ours: the front sees files, as every program does.
     ("ftp", &["config", "ioctl", "telemetry"]),
     ("emulator", &["config", "cos"]),
+    // An FTP client like any other: it shares nothing with the server.
+    ("client", &[]),
     ("telemetry", &["config"]),
     ("service", &["config", "cos", "vfs", "fuse", "ftp", "ioctl", "emulator", "telemetry"]),
-    ("cli", &["config", "service", "emulator", "telemetry"]),
+    ("cli", &["client", "config", "service", "emulator", "telemetry"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];
