@@ -25,7 +25,7 @@ use crate::{
         demo::{self, DemoOptions},
         end_with_parent, ftp,
         mount::{self, MountOptions},
-        serve,
+        passwd, serve,
     },
     telemetry,
 };
@@ -52,6 +52,8 @@ enum Command {
     Ftp(ConfigFile),
     /// Validate the configuration and print what it means, secrets masked
     Check(Check),
+    /// Read a password, print its hash for ftp_login_user_password
+    Passwd,
     /// The embedded COS store alone
     Emulator(Emulator),
     /// An embedded store, two users, their mounts and FTP: no account, no network, no configuration
@@ -252,6 +254,7 @@ impl Cli {
             Command::Mount(options) => run_mount(options),
             Command::Ftp(file) => run_ftp(&file),
             Command::Check(options) => run_check(&options),
+            Command::Passwd => passwd::run().map_err(Failure::from),
             Command::Emulator(options) => run_emulator(options),
             Command::Demo(options) => run_demo(options),
             Command::Get(options) => run_get(options),

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write as _},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -56,6 +56,35 @@ fn help_and_version_end_with_0() {
         let (code, stdout, stderr) = cosgate(folder.path(), arguments);
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{arguments:?}");
         assert!(stdout.contains("cosgate"), "{stdout}");
+    }
+}
+
+#[test]
+fn passwd_prints_a_hash_that_a_configuration_takes() {
+    let (folder, text) = good();
+    let passwd = |input: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_cosgate"))
+            .arg("passwd")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+        (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    };
+    let (code, hash, stderr) = passwd("pass word\n");
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(hash.starts_with("$argon2id$v=19$") && hash.lines().count() == 1, "{hash}");
+    fs::write(folder.path().join("good.conf"), text.replace("pass0", hash.trim_end())).unwrap();
+    let (code, stdout, stderr) = cosgate(folder.path(), &["check", "-c", "good.conf"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(!stdout.contains("$argon2"), "{stdout}");
+    for input in ["", "\n", "a\tb\n"] {
+        let (code, stdout, stderr) = passwd(input);
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{input:?}");
+        assert!(stderr.starts_with("cosgate: "), "{stderr}");
     }
 }
 

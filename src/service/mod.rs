@@ -17,6 +17,7 @@ pub mod ftp;
 pub mod mount;
 mod mounts;
 mod reload;
+pub mod passwd;
 pub mod serve;
 mod signals;
 mod supervisor;
