@@ -183,14 +183,36 @@ fn what_is_printed_loads_again_to_the_same() {
          upload_thread_num=3\nmax_connection_num=0\nmax_list_file=5\nattr_ttl=0\nstore_timeout=90\n\
          grace_timeout=1h\nstate_prefix=.x/y\nconfig_check_enable=no\nlog_level=critical\nlog_dir=/var/log/c\nlog_format=json\n\
          xferlog=/var/log/x\nlog_rotate_enabled=on\nlog_rotate_when=d\nlog_backup_count=3\nenable_anonymous=1\n\
-         anonymous_home=/srv/user0/pub/\nanonymous_write=1\n"
+         anonymous_home=/srv/user0/pub/\n"
     );
-    for text in [many.as_str(), &one, ACCOUNT, &odd] {
+    let guests = format!(
+        "{ACCOUNT}delete_enable=0\n[OPTIONAL]\nenable_anonymous=on\nanonymous_home=/srv/user0\nanonymous_write=1\n"
+    );
+    for text in [many.as_str(), &one, ACCOUNT, &odd, &guests] {
         let config = parse(text).unwrap();
         let again = parse(&config.to_file_text(Secrets::Revealed)).unwrap();
         // The old address was a placeholder, and is told as unset now: nothing to warn about any more.
         assert_eq!(again, Config { warnings: Vec::new(), ..config });
     }
+}
+
+#[test]
+fn guests_have_a_policy_of_their_own_on_the_mount_of_their_home() {
+    let guests = "delete_enable = off\n[OPTIONAL]\nenable_anonymous = on\nanonymous_home = ";
+    let config = account_with(&format!("{guests}/srv/user0/pub/in/\n")).unwrap();
+    let guest = config.ftp.anonymous.as_ref().unwrap();
+    assert_eq!((guest.user.name.as_str(), guest.user.mount.as_str()), ("anonymous", "COS_ACCOUNT_0"));
+    assert_eq!(guest.user.directory, Path::new("pub/in"));
+    let [own, theirs] = config.mounts[0].policies.as_slice() else { panic!("two policies") };
+    assert!(own.authority.write && !theirs.authority.write && theirs.authority.read && !theirs.delete_enable);
+    assert_eq!(guest.user.root, config.mounts[0].root_of(theirs, &config.runtime_dir));
+    assert_ne!(guest.user.root, config.mounts[0].home);
+    assert_eq!(config.ftp.users.len(), 1, "the guest is no login of an account");
+    // What is the same policy is the same session.
+    let config = account_with(&format!("{guests}/srv/user0\nanonymous_write = on\n")).unwrap();
+    assert_eq!(config.mounts[0].policies.len(), 1);
+    let guest = config.ftp.anonymous.unwrap().user;
+    assert_eq!((guest.root, guest.directory), (config.mounts[0].home.clone(), PathBuf::new()));
 }
 
 #[test]

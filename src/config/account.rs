@@ -122,6 +122,7 @@ impl Accounts {
             password: login.password,
             mount: mount.name.clone(),
             root: mount.root_of(&login.policy, runtime_dir),
+            directory: PathBuf::new(),
             policy: login.policy,
             posix_metadata,
             rates,
@@ -462,7 +463,7 @@ pub(super) fn parse_prefix(text: &str) -> Result<String, String> {
 }
 
 /// An absolute path, its trailing slash dropped.
-fn parse_home(text: &str) -> Result<PathBuf, String> {
+pub(super) fn parse_home(text: &str) -> Result<PathBuf, String> {
     let path = Path::new(text);
     let why = |why: &str| format!("`{text}` {why}, allowed is an absolute path of a directory");
     if !path.is_absolute() {

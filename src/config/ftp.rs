@@ -11,7 +11,7 @@ use encoding_rs::Encoding;
 use ipnet::IpNet;
 
 use super::{
-    PassivePorts, PolicyConfig, Secret, TlsConfig,
+    AnonymousConfig, PassivePorts, PolicyConfig, Secret, TlsConfig,
     keys::SectionKind,
     limits::parse_count,
     section::{Place, Sections},
@@ -81,6 +81,8 @@ pub struct UserConfig {
     pub mount: String,
     /// Where the session of this user's policy is mounted: the home itself or a directory under the runtime directory.
     pub root: PathBuf,
+    /// The home beneath the root; empty: the root itself.
+    pub directory: PathBuf,
     pub policy: PolicyConfig,
     /// The mount keeps times, mode and owner that are set after a file has been stored.
     pub posix_metadata: bool,
@@ -98,6 +100,7 @@ impl UserConfig {
             password: Secret::new(password),
             mount: "COS_ACCOUNT".to_owned(),
             root: root.to_owned(),
+            directory: PathBuf::new(),
             policy: PolicyConfig::default(),
             posix_metadata: false,
             rates: RateLimits::default(),
@@ -122,14 +125,6 @@ pub enum NameEncoding {
     /// UTF-8, and GBK where a name is not UTF-8.
     Auto,
     Of(&'static Encoding),
-}
-
-/// Who gets in without a name of his own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnonymousConfig {
-    /// Absolute: the home of an account, or a directory in it.
-    pub home: PathBuf,
-    pub write: bool,
 }
 
 /// What `name_encoding` may be beside `auto`, by the name that is printed.
@@ -206,7 +201,7 @@ impl Default for FtpConfig {
     }
 }
 
-/// `[NETWORK]`, and what of `[OPTIONAL]` concerns the front; the users are left out.
+/// `[NETWORK]`, and what of `[OPTIONAL]` concerns the front; users and guests are left out.
 pub(super) fn read(sections: &mut Sections<'_>) -> FtpConfig {
     let place = sections.place(SectionKind::Network, "NETWORK");
     let options = sections.place(SectionKind::Options, "OPTIONAL");
@@ -248,7 +243,7 @@ pub(super) fn read(sections: &mut Sections<'_>) -> FtpConfig {
         ),
         name_encoding: sections.value(&place, "name_encoding", default.name_encoding, NameEncoding::parse),
         xferlog: sections.value(&options, "xferlog", None, parse_xferlog),
-        anonymous: read_anonymous(sections, &options),
+        anonymous: None,
         sessions_max: sections.value(&options, "max_connection_num", default.sessions_max, |text| {
             parse_count(text, 0, 1_000_000)
         }),
@@ -272,32 +267,6 @@ fn parse_xferlog(text: &str) -> Result<Option<PathBuf>, String> {
         "off" => Ok(None),
         path if Path::new(path).is_absolute() => Ok(Some(PathBuf::from(path))),
         _ => Err(format!("`{text}` is not absolute, allowed are off or the path of a file")),
-    }
-}
-
-/// `enable_anonymous` and the two keys that depend on it.
-fn read_anonymous(sections: &mut Sections<'_>, place: &Place<'_>) -> Option<AnonymousConfig> {
-    let enabled = sections.value(place, "enable_anonymous", false, parse_bool);
-    let write = sections.value(place, "anonymous_write", false, parse_bool);
-    let home =
-        sections.optional(place, "anonymous_home", |text| match Path::new(text.trim_end_matches('/')) {
-            path if path.is_absolute() => Ok(path.to_owned()),
-            _ => Err(format!(
-                "`{text}` is not absolute, allowed is the home of an account or a directory in it"
-            )),
-        });
-    match (enabled, home) {
-        (false, None) => None,
-        (false, Some(_)) => {
-            sections.warn(place, "anonymous_home", "has no effect without enable_anonymous = true");
-            None
-        }
-        (true, Some(home)) => Some(AnonymousConfig { home, write }),
-        (true, None) => {
-            let why = "missing, it must be set with enable_anonymous = true: the home of an account or a directory in it";
-            sections.problem(place, "anonymous_home", why);
-            None
-        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! could be read but deserves a word is a warning; whoever loads the configuration logs it.
 
 mod account;
+mod anonymous;
 mod certificate;
 mod file;
 mod ftp;
@@ -28,8 +29,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use anonymous::{AnonymousConfig, is_guest_name};
 pub use certificate::{Certificate, CertificateError, tls_provider};
-pub use ftp::{AnonymousConfig, FtpConfig, NameEncoding, PassiveHost, RateLimits, UserConfig};
+pub use ftp::{FtpConfig, NameEncoding, PassiveHost, RateLimits, UserConfig};
 pub use keys::{KEYS, KeyDefault, KeySpec, KeyState, SectionKind};
 pub use limits::Limits;
 pub use mount::{Addressing, Appearance, Authority, MountConfig, PolicyConfig, QuotaConfig, StoreConfig};
@@ -226,8 +228,9 @@ impl Reader {
         let mut sections = Sections::new(&file, self.problems);
         let runtime_dir = host::runtime_dir();
         let (limits, timeout) = limits::read(&mut sections);
-        let accounts = account::read(&mut sections, timeout, &runtime_dir);
+        let mut accounts = account::read(&mut sections, timeout, &runtime_dir);
         let ftp = ftp::read(&mut sections);
+        let anonymous = anonymous::read(&mut sections, &mut accounts, &runtime_dir);
         let log = limits::read_log(&mut sections);
         let check_memory = limits::read_check_memory(&mut sections);
         if checks >= Checks::Homes {
@@ -244,7 +247,7 @@ impl Reader {
             source: None,
             mounts: accounts.mounts,
             limits,
-            ftp: FtpConfig { users: accounts.users, ..ftp },
+            ftp: FtpConfig { users: accounts.users, anonymous, ..ftp },
             log,
             runtime_dir,
             check_memory,

@@ -345,7 +345,7 @@ mod tests {
 
     async fn session(dir: &std::path::Path) -> Session {
         let user = UserConfig::of_test("user", "word", dir);
-        let user = Users::new(&[user], Ground::Plain).admit("user", &Secret::new("word")).unwrap();
+        let user = Users::new(&[user], None, Ground::Plain).admit("user", &Secret::new("word")).unwrap();
         let context = Arc::new(SessionContext::new(user));
         let inner = InnerSession::open(context.clone()).await.unwrap();
         let seat = Arc::new(crate::ftp::seats::Seats::default()).take_of_user("user", 0).unwrap();

@@ -200,12 +200,12 @@ impl FrontDesk {
 
     /// Who is logged in, for the records.
     pub(super) fn who(&self) -> Who<'_> {
-        let user = match &self.login {
-            Login::In(session) => session.context.user().name.as_str(),
-            Login::Named(name) => name,
-            Login::Nobody => "nobody",
+        let (user, is_anonymous) = match &self.login {
+            Login::In(session) => (session.context.user().name.as_str(), session.context.user().is_guest),
+            Login::Named(name) => (name.as_str(), false),
+            Login::Nobody => ("nobody", false),
         };
-        Who { user, peer: self.peer, is_anonymous: false }
+        Who { user, peer: self.peer, is_anonymous }
     }
 
     async fn time_out(&self) -> io::Result<()> {

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::wire_tests::{Client, Served};
-use crate::config::{PasswordHash, Secret};
+use crate::config::{AnonymousConfig, PasswordHash, Secret, UserConfig};
 
 /// A client from another address of the loopback network.
 async fn from(address: &str, served: &Served) -> Client {
@@ -243,4 +243,45 @@ async fn refused_connections_are_closed_on_the_spot() {
         stream.read_to_string(&mut said).await.unwrap();
         assert!(said.starts_with("421 "), "{said:?}");
     }
+}
+
+#[tokio::test]
+async fn guests_get_in_without_a_name_of_their_own_where_they_are_let() {
+    let served = Served::start(|config| {
+        let user = UserConfig { directory: "pub".into(), ..config.users[0].clone() };
+        let user = UserConfig { name: "anonymous".to_owned(), password: Secret::new(""), ..user };
+        config.anonymous = Some(AnonymousConfig { home: "/nowhere/pub".into(), write: false, user });
+    });
+    std::fs::write(served.path().join("private"), "x").unwrap();
+    let mut client = served.greeted().await;
+    client.ask("USER anonymous", "331").await;
+    let missing = client.ask("PASS me@example.com", "530").await;
+    assert!(missing.contains("home is missing"), "{missing}");
+    std::fs::create_dir(served.path().join("pub")).unwrap();
+    std::fs::write(served.path().join("pub/file"), "for all").unwrap();
+    for name in ["ftp", "Anonymous"] {
+        let asked = client.ask(format!("USER {name}"), "331").await;
+        assert!(asked.contains("e-mail address"), "{asked}");
+        client.ask("PASS me@example.com", "230").await;
+        assert_eq!(client.fetch("RETR file").await, b"for all");
+        client.ask("RNFR file", "350").await;
+        client.ask("RNTO other", "250").await;
+        client.ask("RNFR other", "350").await;
+        client.ask("RNTO file", "250").await;
+        for path in ["private", "../private", "/../private", "pub/../../private"] {
+            client.ask(format!("SIZE {path}"), "550").await;
+        }
+        client.ask("CWD ..", "250").await;
+        client.ask("PWD", "257 \"/\"").await;
+    }
+    client.ask("USER user", "331 Password, please").await;
+    client.ask("PASS me@example.com", "530").await;
+}
+
+#[tokio::test]
+async fn without_guests_their_names_are_like_any_other() {
+    let served = Served::start(|_| {});
+    let mut client = served.greeted().await;
+    client.ask("USER anonymous", "331 Password, please").await;
+    client.ask("PASS me@example.com", "530 Login incorrect").await;
 }

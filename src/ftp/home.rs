@@ -31,6 +31,8 @@ use crate::ioctl::{self, RenameWord};
 #[derive(Debug)]
 pub(super) struct Home {
     path: PathBuf,
+    /// The home beneath that path; empty: the path itself.
+    directory: PathBuf,
     /// The mount's name, which its root must bear.
     mount: String,
     ground: Ground,
@@ -40,8 +42,16 @@ pub(super) struct Home {
 #[derive(Debug, Default)]
 struct Held {
     root: Option<Arc<Root>>,
-    /// The log has been told that it is away: once, not with each command.
-    is_away_told: bool,
+    /// What the log has been told: once, not with each command.
+    told: Told,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    #[default]
+    Nothing,
+    There,
+    Away,
 }
 
 /// What a home must lie on.
@@ -57,7 +67,9 @@ pub(super) enum Ground {
 #[derive(Debug)]
 pub(super) struct Root {
     dir: OwnedFd,
-    /// The stock backend over the same descriptor.
+    /// Where the home is a directory beneath it: the root of the mount, and the path of the home.
+    above: Option<(OwnedFd, PathBuf)>,
+    /// The stock backend over `dir`.
     stock: Filesystem,
     ground: Ground,
 }
@@ -70,8 +82,27 @@ pub(super) enum StoreHow {
 }
 
 impl Home {
-    pub(super) fn new(path: &Path, mount: &str, ground: Ground) -> Self {
-        Self { path: path.to_owned(), mount: mount.to_owned(), ground, current: Mutex::default() }
+    /// `path`: the root of the mount; `directory`: the home beneath it, may be empty.
+    pub(super) fn new(path: &Path, directory: &Path, mount: &str, ground: Ground) -> Self {
+        let (path, directory) = (path.to_owned(), directory.to_owned());
+        Self { path, directory, mount: mount.to_owned(), ground, current: Mutex::default() }
+    }
+
+    /// Whether the home is there, as far as the mount is: asked at a login. A directory that was removed and
+    /// made again is another one, so it is looked for anew.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, ELOOP: the directory beneath the root is missing, or is none. Never for a home that
+    /// is the root itself, or while the mount is away: then each command says so.
+    pub(super) async fn find(self: &Arc<Self>) -> io::Result<()> {
+        if self.directory.as_os_str().is_empty() {
+            return Ok(());
+        }
+        self.current.lock().root = None;
+        match self.run(|_| Ok(())).await {
+            Err(error) if is_missing(&error) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// The open root, opened if need be. Blocks.
@@ -83,15 +114,17 @@ impl Home {
             return Ok(root);
         }
         match Root::open(&self.path, &self.mount, self.ground) {
-            Ok(root) => {
-                info!(home = %self.path.display(), mount = self.mount, "home is there");
-                let root = Arc::new(root);
-                *self.current.lock() = Held { root: Some(root.clone()), is_away_told: false };
+            Ok(dir) => {
+                let root = Arc::new(Root::beneath(dir, &self.directory, self.ground)?);
+                let held = Held { root: Some(root.clone()), told: Told::There };
+                if std::mem::replace(&mut *self.current.lock(), held).told != Told::There {
+                    info!(home = %self.path.display(), mount = self.mount, "home is there");
+                }
                 Ok(root)
             }
             Err(error) if is_shortage(&error) => Err(error),
             Err(error) => {
-                if !std::mem::replace(&mut self.current.lock().is_away_told, true) {
+                if std::mem::replace(&mut self.current.lock().told, Told::Away) != Told::Away {
                     warn!(home = %self.path.display(), mount = self.mount, %error, "mount is away");
                 }
                 Err(Errno::NOTCONN.into())
@@ -103,7 +136,7 @@ impl Home {
     pub(super) fn leave(&self, root: &Arc<Root>) {
         let mut current = self.current.lock();
         if current.root.as_ref().is_some_and(|held| Arc::ptr_eq(held, root)) {
-            current.root = None;
+            *current = Held::default();
         }
     }
 
@@ -133,7 +166,8 @@ impl Home {
 }
 
 impl Root {
-    fn open(path: &Path, mount: &str, ground: Ground) -> io::Result<Self> {
+    /// The root of the mount, if it is what it claims to be.
+    fn open(path: &Path, mount: &str, ground: Ground) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
         match ground {
@@ -141,9 +175,34 @@ impl Root {
             #[cfg(test)]
             Ground::Plain => {}
         }
+        Ok(dir)
+    }
+
+    /// The home at `directory`, which may be empty, beneath the root of a mount. No symlink is followed on
+    /// the way: RENAME says the path to the mount, which follows none.
+    fn beneath(root: OwnedFd, directory: &Path, ground: Ground) -> io::Result<Self> {
+        let (dir, above) = if directory.as_os_str().is_empty() {
+            (root, None)
+        } else {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let dir = rustix::fs::openat2(&root, directory, flags, Mode::empty(), resolve)?;
+            (dir, Some((root, directory.to_owned())))
+        };
         // By way of the descriptor and not of the path, which may lead to another mount by now.
         let stock = Filesystem::new(format!("/proc/self/fd/{}", dir.as_raw_fd()))?;
-        Ok(Self { dir, stock, ground })
+        Ok(Self { dir, above, stock, ground })
+    }
+
+    /// The root of the mount, which its words are said to.
+    fn mount_root(&self) -> &OwnedFd {
+        self.above.as_ref().map_or(&self.dir, |(root, _)| root)
+    }
+
+    /// A path as the mount knows it.
+    fn path_in_mount(&self, path: &ClientPath) -> PathBuf {
+        let beneath = Path::new(path.relative());
+        self.above.as_ref().map_or_else(|| beneath.to_owned(), |(_, directory)| directory.join(beneath))
     }
 
     pub(super) fn stock(&self) -> &Filesystem {
@@ -224,10 +283,11 @@ impl Root {
     /// Renames without the locks that rename(2) takes.
     pub(super) fn rename(&self, from: &ClientPath, to: &ClientPath) -> io::Result<()> {
         match self.ground {
-            Ground::Mount => ioctl::rename(
-                &self.dir,
-                &RenameWord { from: from.relative().as_ref(), to: to.relative().as_ref(), no_replace: false },
-            ),
+            Ground::Mount => {
+                let (from, to) = (self.path_in_mount(from), self.path_in_mount(to));
+                let word = RenameWord { from: from.as_ref(), to: to.as_ref(), no_replace: false };
+                ioctl::rename(self.mount_root(), &word)
+            }
             #[cfg(test)]
             Ground::Plain => Ok(rustix::fs::renameat(&self.dir, from.relative(), &self.dir, to.relative())?),
         }
@@ -264,6 +324,11 @@ const NAME_BYTES_MAX: usize = 4096;
 /// The mount is dead, as its descriptors tell.
 pub(super) fn is_away(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED))
+}
+
+/// The directory of a home beneath its root is not there.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 fn is_shortage(error: &io::Error) -> bool {
@@ -351,7 +416,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_no_mount_is_away() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::new(dir.path(), "COS_ACCOUNT_0", Ground::Mount);
+        let home = Home::new(dir.path(), Path::new(""), "COS_ACCOUNT_0", Ground::Mount);
         let error = home.root().unwrap_err();
         assert!(is_away(&error), "{error}");
     }
@@ -373,7 +438,7 @@ mod tests {
         std::os::unix::fs::symlink("inside", dir.path().join("good")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("absolute")).unwrap();
         std::os::unix::fs::symlink("../../../../etc/passwd", dir.path().join("relative")).unwrap();
-        let root = Home::new(dir.path(), "", Ground::Plain).root().unwrap();
+        let root = Home::new(dir.path(), Path::new(""), "", Ground::Plain).root().unwrap();
         let at = |name: &str| ClientPath::home().join(name);
         assert_eq!(root.look(&at("good")).unwrap().bytes, 1);
         for name in ["absolute", "relative"] {
@@ -382,5 +447,31 @@ mod tests {
             assert!(root.open_to_store(&at(name), StoreHow::Replace).is_err());
         }
         assert!(std::fs::metadata("/etc/passwd").unwrap().len() > 0);
+    }
+
+    #[tokio::test]
+    async fn a_home_beneath_the_root_is_found_anew_and_cannot_be_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Arc::new(Home::new(dir.path(), Path::new("pub/in"), "", Ground::Plain));
+        let missing = home.find().await.unwrap_err();
+        assert_eq!(Errno::from_io_error(&missing), Some(Errno::NOENT));
+        std::fs::create_dir_all(dir.path().join("pub/in")).unwrap();
+        std::fs::write(dir.path().join("secret"), "x").unwrap();
+        std::os::unix::fs::symlink("../../secret", dir.path().join("pub/in/out")).unwrap();
+        home.find().await.unwrap();
+        let root = home.root().unwrap();
+        for name in ["out", "../../secret", "/../secret"] {
+            assert!(root.open_to_read(&ClientPath::home().join(name)).is_err(), "{name}");
+        }
+        assert_eq!(root.path_in_mount(&ClientPath::home().join("a/../b")), Path::new("pub/in/b"));
+        // Made again, it is another directory.
+        std::fs::remove_dir_all(dir.path().join("pub")).unwrap();
+        std::fs::create_dir_all(dir.path().join("pub/in")).unwrap();
+        std::fs::write(dir.path().join("pub/in/new"), "x").unwrap();
+        home.find().await.unwrap();
+        assert_eq!(home.root().unwrap().look(&ClientPath::home().join("new")).unwrap().bytes, 1);
+        std::fs::remove_dir_all(dir.path().join("pub")).unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("pub")).unwrap();
+        home.find().await.unwrap_err();
     }
 }

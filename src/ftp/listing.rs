@@ -338,7 +338,7 @@ mod tests {
     }
 
     fn listed(dir: &Path, form: ListForm, written: &str, look: Look) -> io::Result<(String, bool)> {
-        let root = Home::new(dir, "", Ground::Plain).root()?;
+        let root = Home::new(dir, std::path::Path::new(""), "", Ground::Plain).root()?;
         let path = ClientPath::home().join(written);
         let mut lister =
             Lister::open(&root, &ListRequest { form, path, written: written.into() }, look, NOW)?;

@@ -22,7 +22,7 @@ use super::{
     transfer::Means,
     users::{User, Users},
 };
-use crate::config::{CertificateError, FtpConfig, TlsRequired};
+use crate::config::{CertificateError, FtpConfig, TlsRequired, UserConfig};
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Front {
         let tls = config.tls.as_ref().map(Tls::new).transpose()?;
         let live = Live {
             tls: tls.map(Arc::new),
-            users: Arc::new(Users::new(&config.users, ground)),
+            users: Arc::new(Users::new(&config.users, guest_of(config), ground)),
             doors: Arc::new(PassiveDoors::new(config.passive_ports, config.passive_host.clone())),
             config: config.clone(),
         };
@@ -86,7 +86,7 @@ impl Front {
         };
         self.means.set_stall(config.stall_timeout);
         self.records.set_xferlog(config.xferlog.as_ref());
-        let users = Arc::new(old.users.renewed(&config.users, self.ground));
+        let users = Arc::new(old.users.renewed(&config.users, guest_of(config), self.ground));
         let needs_restart = needs_restart(&old.config, config);
         let tls = Tls::renewed(old.tls.as_ref(), config.tls.as_ref());
         self.live.send_replace(Arc::new(Live { config: config.clone(), users, doors, tls }));
@@ -135,6 +135,10 @@ impl Live {
     }
 }
 
+fn guest_of(config: &FtpConfig) -> Option<&UserConfig> {
+    config.anonymous.as_ref().map(|anonymous| &anonymous.user)
+}
+
 /// Sockets that are bound once.
 fn needs_restart(old: &FtpConfig, new: &FtpConfig) -> Vec<&'static str> {
     let implicit_port = |config: &FtpConfig| config.tls.as_ref().and_then(|tls| tls.implicit_port);
@@ -153,7 +157,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{PassivePorts, Secret, UserConfig};
+    use crate::config::{PassivePorts, Secret};
 
     fn config(users: &[(&str, &str)]) -> FtpConfig {
         let user =

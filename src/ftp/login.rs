@@ -56,9 +56,13 @@ enum Verdict {
 impl FrontDesk {
     pub(super) fn user(&mut self, name: String) -> Reply {
         self.log_out();
+        // RFC 1635, section 2. Else the same for everybody: who exists is nobody's business.
+        let text = match self.front.now().users.guest(&name) {
+            Some(_) => "Guest login ok, send your e-mail address as password",
+            None => "Password, please",
+        };
         self.login = Login::Named(name);
-        // The same for everybody: who exists is nobody's business.
-        Reply::new(331, "Password, please")
+        Reply::new(331, text)
     }
 
     pub(super) fn log_out(&mut self) {
@@ -98,6 +102,9 @@ impl FrontDesk {
         let live = self.front.now();
         let rule = Rule::of(&live.config);
         let is_vain = || lockout.is_locked(network, Instant::now());
+        if let Some(guest) = live.users.guest(name) {
+            return (!is_vain()).then(|| Verdict::Admitted(guest.clone()));
+        }
         let judge = |Checked { exists, user }: Checked| {
             let now = Instant::now();
             let reason = match (&user, exists) {
@@ -124,6 +131,11 @@ impl FrontDesk {
                 .await?;
             return Ok(Flow::End);
         };
+        if let Err(error) = user.home.find().await {
+            warn!(user = name, peer = %self.peer, %error, "login refused: the home is missing (anonymous_home)");
+            self.say(Reply::new(530, "Your home is missing, tell the administrator")).await?;
+            return Ok(Flow::Next);
+        }
         let context = Arc::new(SessionContext::new(user));
         match InnerSession::open(context.clone()).await {
             Ok(inner) => {

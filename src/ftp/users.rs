@@ -20,12 +20,14 @@ use super::{
     home::{Ground, Home},
     rate::UserRates,
 };
-use crate::config::{HashScratch, PasswordHash, PolicyConfig, Secret, UserConfig, is_same};
+use crate::config::{HashScratch, PasswordHash, PolicyConfig, Secret, UserConfig, is_guest_name, is_same};
 
 /// All users of the front.
 #[derive(Debug)]
 pub(super) struct Users {
     by_name: HashMap<String, Arc<User>>,
+    /// Who gets in without a name of his own.
+    guest: Option<Arc<User>>,
     /// What an unknown user's password is compared with.
     nobody: Secret,
     /// One hash, which no password has, of each cost that is in use.
@@ -36,6 +38,7 @@ pub(super) struct Users {
 #[derive(Debug)]
 pub(super) struct User {
     pub(super) name: String,
+    pub(super) is_guest: bool,
     password: Password,
     pub(super) home: Arc<Home>,
     /// For what listings say of it (`perm`); the mount enforces it.
@@ -59,6 +62,7 @@ struct Identity {
     password: Secret,
     mount: String,
     root: PathBuf,
+    directory: PathBuf,
     policy: PolicyConfig,
     posix_metadata: bool,
 }
@@ -94,6 +98,7 @@ impl Identity {
             password: user.password.clone(),
             mount: user.mount.clone(),
             root: user.root.clone(),
+            directory: user.directory.clone(),
             policy: user.policy,
             posix_metadata: user.posix_metadata,
         }
@@ -101,19 +106,23 @@ impl Identity {
 }
 
 impl Users {
-    pub(super) fn new(users: &[UserConfig], ground: Ground) -> Self {
+    pub(super) fn new(users: &[UserConfig], guest: Option<&UserConfig>, ground: Ground) -> Self {
         let nobody = Secret::new(random_word());
-        Self { by_name: HashMap::new(), nobody, decoys: Vec::new() }.renewed(users, ground)
+        let none = Self { by_name: HashMap::new(), guest: None, nobody, decoys: Vec::new() };
+        none.renewed(users, guest, ground)
     }
 
     /// The users as they are to be from now on; what stays the same is shared with `self`.
-    pub(super) fn renewed(&self, users: &[UserConfig], ground: Ground) -> Self {
-        let renewed = users.iter().map(|user| {
-            let known = self.by_name.get(&user.name);
+    pub(super) fn renewed(&self, users: &[UserConfig], guest: Option<&UserConfig>, ground: Ground) -> Self {
+        let renew = |user: &UserConfig, known: Option<&Arc<User>>| {
             let known = known.filter(|known| known.lasting.identity == Identity::of(user));
-            (user.name.clone(), Arc::new(User::new(user, known.map(Arc::as_ref), ground)))
-        });
-        let by_name: HashMap<_, _> = renewed.collect();
+            User::new(user, known.map(Arc::as_ref), ground)
+        };
+        let by_name: HashMap<_, _> = users
+            .iter()
+            .map(|user| (user.name.clone(), Arc::new(renew(user, self.by_name.get(&user.name)))))
+            .collect();
+        let guest = guest.map(|guest| User { is_guest: true, ..renew(guest, self.guest.as_ref()) });
         let mut decoys: Vec<PasswordHash> = Vec::new();
         for user in by_name.values() {
             if let Password::Hashed(hash) = &user.password
@@ -122,13 +131,18 @@ impl Users {
                 decoys.push(hash.cost().decoy());
             }
         }
-        Self { by_name, nobody: self.nobody.clone(), decoys }
+        Self { by_name, guest: guest.map(Arc::new), nobody: self.nobody.clone(), decoys }
     }
 
     /// Whether `user` is one of these, and still who he was.
     pub(super) fn is_current(&self, user: &User) -> bool {
-        let now = self.by_name.get(&user.name);
+        let now = if user.is_guest { self.guest.as_ref() } else { self.by_name.get(&user.name) };
         now.is_some_and(|now| Arc::ptr_eq(&now.lasting, &user.lasting))
+    }
+
+    /// Who gets in with this name and any password.
+    pub(super) fn guest(&self, name: &str) -> Option<&Arc<User>> {
+        self.guest.as_ref().filter(|_| is_guest_name(name))
     }
 
     /// The user, if the password is right.
@@ -177,7 +191,7 @@ impl User {
             None => {
                 let rates = Arc::new(UserRates::new(user.rates));
                 (
-                    Arc::new(Home::new(&user.root, &user.mount, ground)),
+                    Arc::new(Home::new(&user.root, &user.directory, &user.mount, ground)),
                     Arc::new(Lasting { identity: Identity::of(user), rates }),
                 )
             }
@@ -190,6 +204,7 @@ impl User {
         };
         Self {
             name: user.name.clone(),
+            is_guest: false,
             password,
             home,
             policy: user.policy,
@@ -266,7 +281,7 @@ mod tests {
     fn users() -> Users {
         let hash = PasswordHash::make("hashed").unwrap();
         let user = |name: &str, password: &str| UserConfig::of_test(name, password, Path::new("/nowhere"));
-        Users::new(&[user("scanner", "right"), user("bank", &hash), user("erp", &hash)], Ground::Mount)
+        Users::new(&[user("scanner", "right"), user("bank", &hash), user("erp", &hash)], None, Ground::Mount)
     }
 
     fn check(users: &Users, name: &str, password: &str) -> Option<String> {
@@ -300,10 +315,10 @@ mod tests {
         let cheap = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         let user = |name: &str, password: &str| UserConfig::of_test(name, password, Path::new("/nowhere"));
         let dear = PasswordHash::make("x").unwrap();
-        let users = Users::new(&[user("a", cheap), user("b", &dear)], Ground::Mount);
+        let users = Users::new(&[user("a", cheap), user("b", &dear)], None, Ground::Mount);
         assert_eq!(users.decoys.len(), 2);
         assert_eq!(check(&users, "b", "x").as_deref(), Some("b"));
-        let users = Users::new(&[user("a", "plain")], Ground::Mount);
+        let users = Users::new(&[user("a", "plain")], None, Ground::Mount);
         assert!(!users.is_dear());
     }
 

@@ -51,7 +51,7 @@ fn ask() -> anyhow::Result<String> {
 }
 
 /// One line, without its end.
-fn line_of(reader: impl io::Read) -> anyhow::Result<String> {
+fn line_of(reader: impl io::BufRead) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     for byte in reader.take(PASSWORD_BYTES_MAX + 2).bytes() {
         let byte = byte.context("cannot read the password")?;
