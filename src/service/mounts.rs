@@ -103,6 +103,7 @@ impl Mounts {
             Handle::current(),
             front_uids(),
         );
+        shared.keep_sweeping();
         let source = format!("{}/{}", mount.store.bucket, mount.prefix);
         let options = SessionOptions {
             source: source.trim_end_matches('/').to_owned(),

@@ -10,6 +10,7 @@
 //! | directories, read | `dir.rs` |
 //! | files, read | `read.rs`, `fetch.rs` |
 //! | files, opened for writing, and when they are published | `open.rs`, `writing.rs`, `register.rs`, `close.rs`, `write/` |
+//! | which uploads are open, whose they are, and which are left behind | `uploads/` |
 //! | names, made and removed | `remove.rs`, `rename.rs` |
 //! | times, modes, extended attributes | `metadata.rs`, `posix.rs` |
 //! | how much may be stored | `quota/` |
@@ -38,13 +39,14 @@ mod rename;
 mod resolve;
 mod shared;
 mod types;
+mod uploads;
 mod write;
 mod writing;
 
 use std::{
     ffi::{OsStr, OsString},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -278,6 +280,11 @@ impl Vfs {
     /// Whether any file is open, for reading or for writing.
     pub fn has_open_files(&self) -> bool {
         self.shared.has_open_files()
+    }
+
+    /// Clears away uploads that were left behind, once.
+    pub async fn sweep(&self) {
+        self.shared.uploads.sweep(SystemTime::now()).await;
     }
 
     /// No new work from now on; open handles may finish within `grace`, then they are discarded.

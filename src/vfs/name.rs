@@ -49,6 +49,11 @@ impl Names {
         &self.prefix
     }
 
+    /// What the program's own keys begin with.
+    pub(super) fn state_root(&self) -> &str {
+        &self.state
+    }
+
     /// Whether a key, or a directory, is the program's own. The bare name is reserved too: a file of that
     /// name would stand beside the directory of it.
     pub(super) fn is_hidden(&self, text: &str) -> bool {

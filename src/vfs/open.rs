@@ -29,6 +29,8 @@ use crate::cos::Key;
 
 /// How often a stop looks whether handles have closed.
 const STOP_LOOKS_EVERY: Duration = Duration::from_millis(20);
+/// How long a stop waits for notes of uploads that have ended: what stays is found by the next start.
+const UPLOADS_REST: Duration = Duration::from_secs(2);
 
 pub(super) async fn create(
     vfs: &Vfs,
@@ -235,4 +237,5 @@ pub(super) async fn stop(vfs: &Vfs, grace: Duration) {
     shared.flush_all_gathered().await;
     let left = shared.writing.all().into_iter().filter(|file| file.is_unpublished());
     join_all(left.map(|file| async move { file.discard(shared, "the mount is being stopped").await })).await;
+    shared.uploads.at_rest(UPLOADS_REST).await;
 }

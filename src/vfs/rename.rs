@@ -257,13 +257,17 @@ async fn copy(
     });
     new.forbid_overwrite = forbid_overwrite;
     let upload = shared.store.initiate_multipart_upload(target, &new).await?;
+    shared.uploads.begun(target, &upload, false);
     let part_bytes = meta.size.div_ceil(u64::from(PARTS_MAX)).clamp(COPIED_PART_BYTES_MIN, PUT_BYTES_MAX);
     let copied = copy_parts(shared, source, target, meta, part_bytes, &upload, forbid_overwrite).await;
     if copied.is_err()
         && let Err(error) = shared.store.abort_multipart_upload(target, &upload).await
     {
         warn!(key = %target, %error, "the upload of a copy that failed is left behind");
+        // Its note stays with it: the next start sweeps both away.
+        return copied;
     }
+    shared.uploads.ended(&upload);
     copied
 }
 

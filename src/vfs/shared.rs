@@ -34,6 +34,7 @@ use super::{
     read::Readers,
     register::Writing,
     resolve::Flights,
+    uploads::Uploads,
 };
 use crate::{
     config::{Appearance, Limits, MountConfig},
@@ -56,6 +57,7 @@ pub struct Shared {
     pub(super) memory_bytes: u64,
     pub(super) writers: Arc<Writers>,
     pub(super) keys: Arc<Keys>,
+    pub(super) uploads: Arc<Uploads>,
     pub(super) runtime: Runtime,
     /// What `user.cosgate.mount` of the root says.
     pub(super) identity: String,
@@ -115,15 +117,18 @@ impl Shared {
         let reclaimer = writers.budget().on_pressure(move |bytes| asked.give_back(bytes));
         let names = || Names::new(&mount.prefix, &limits.state_prefix);
         let quota = Quota::new(mount.quota, Arc::clone(&store), names(), &mount.name, &runtime);
+        let names = names();
+        let uploads = Uploads::new(store.clone(), writers.clone(), names.state_root(), Duration::ZERO);
         Arc::new(Self {
             store,
-            names: names(),
+            names,
             shows: mount.shows,
             posix_metadata: mount.posix_metadata,
             attr_ttl: limits.attr_ttl,
             memory_bytes: limits.memory_bytes,
             writers,
             keys,
+            uploads,
             runtime,
             identity: format!("{} {}/{}", mount.name, mount.store.bucket, mount.prefix),
             front_uids,
@@ -145,6 +150,11 @@ impl Shared {
             views: Views::default(),
             stopping: AtomicBool::new(false),
         })
+    }
+
+    /// Clears away uploads that were left behind, now and each minute.
+    pub fn keep_sweeping(&self) {
+        self.uploads.keep_sweeping();
     }
 
     pub(super) fn new_view(&self) -> usize {

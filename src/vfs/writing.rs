@@ -112,7 +112,8 @@ impl OpenFile {
         let mut state = self.state.lock();
         if state.writer.is_none() {
             let (writers, store) = (shared.writers.clone(), shared.store.clone());
-            let writer = WriteHandle::begin(writers, store, shared.keys.clone(), self.key.clone());
+            let (keys, uploads) = (shared.keys.clone(), shared.uploads.clone());
+            let writer = WriteHandle::begin_noted(writers, store, keys, self.key.clone(), uploads);
             if let Some(share) = share {
                 writer.set_share(share);
             }

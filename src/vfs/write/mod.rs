@@ -33,6 +33,7 @@ use super::{
     Keys, VfsError, VfsResult,
     budget::{BLOCK, Grant, Right, Room, SENDABLE_BLOCKS, Seat, Ticket, WRITE_BLOCKS_MAX},
     quota::Share,
+    uploads::Uploads,
 };
 use crate::cos::{Crc64, ETag, Key, NewObject, ObjectStore, PART_BYTES_MIN};
 use part::{PartBuffer, PartPlan};
@@ -73,6 +74,7 @@ struct Shared {
     writers: Arc<Writers>,
     store: Arc<dyn ObjectStore>,
     keys: Arc<Keys>,
+    uploads: Option<Arc<Uploads>>,
     key: Key,
     /// Lower is older.
     age: u64,
@@ -133,6 +135,27 @@ struct Memory {
 impl WriteHandle {
     /// Begins to write `key`. Nothing is sent before bytes fill a part, or before publish.
     pub fn begin(writers: Arc<Writers>, store: Arc<dyn ObjectStore>, keys: Arc<Keys>, key: Key) -> Arc<Self> {
+        Self::start(writers, store, keys, key, None)
+    }
+
+    /// As [`Self::begin`]; an upload in parts is written down, so that it can be found where this process ends.
+    pub(super) fn begin_noted(
+        writers: Arc<Writers>,
+        store: Arc<dyn ObjectStore>,
+        keys: Arc<Keys>,
+        key: Key,
+        uploads: Arc<Uploads>,
+    ) -> Arc<Self> {
+        Self::start(writers, store, keys, key, Some(uploads))
+    }
+
+    fn start(
+        writers: Arc<Writers>,
+        store: Arc<dyn ObjectStore>,
+        keys: Arc<Keys>,
+        key: Key,
+        uploads: Option<Arc<Uploads>>,
+    ) -> Arc<Self> {
         let age = writers.next_age();
         let core = Core {
             state: WriteState::Filling,
@@ -156,6 +179,7 @@ impl WriteHandle {
             writers,
             store,
             keys,
+            uploads,
             key,
             age,
             core: Mutex::new(core),

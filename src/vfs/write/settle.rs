@@ -63,10 +63,14 @@ impl Shared {
             match self.look(expected, asked).await {
                 Looked::Made(meta) => {
                     tracing::warn!(key = %self.key, %error, "its answer was lost, but the object is there");
+                    self.ended(&upload);
                     return Ok(published(meta, expected, as_asked));
                 }
                 // It has not happened, and cannot any more.
-                Looked::Other if aborted => return Err(self.error(error)),
+                Looked::Other if aborted => {
+                    self.ended(&upload);
+                    return Err(self.error(error));
+                }
                 Looked::Other | Looked::Unknown => {}
             }
         }

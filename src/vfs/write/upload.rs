@@ -190,6 +190,7 @@ impl Shared {
         };
         match answer {
             Ok(stored) => {
+                self.ended(&upload);
                 let judged = self.judge(Operation::CompleteMultipartUpload, stored, expected, as_asked);
                 (judged, false)
             }
@@ -304,6 +305,13 @@ impl Shared {
         self.perform(core, effect);
     }
 
+    /// The upload is neither to be completed nor to be aborted any more.
+    pub(super) fn ended(&self, upload: &UploadId) {
+        if let Some(uploads) = &self.uploads {
+            uploads.ended(upload);
+        }
+    }
+
     fn perform(self: &Arc<Self>, core: &mut super::Core, effect: Effect<Body>) {
         let runtime = &self.writers.runtime;
         match effect {
@@ -405,6 +413,9 @@ impl LooseEnd {
         {
             tracing::warn!(key = %shared.key, %error, "an upload without parts may have stayed open");
         }
+        if let (Ok(upload), Some(uploads)) = (&answer, &shared.uploads) {
+            uploads.begun(&shared.key, upload, false);
+        }
         let answer = answer.map_err(|error| shared.error(error));
         shared.feed(version, 0, |state| state.on_initiated(answer));
     }
@@ -416,7 +427,7 @@ impl LooseEnd {
         let mut pause = ABORT_PAUSE;
         loop {
             match shared.store.abort_multipart_upload(&shared.key, &upload).await {
-                Ok(()) if !again => return,
+                Ok(()) if !again => return shared.ended(&upload),
                 Ok(()) => again = false,
                 Err(error) => {
                     tracing::warn!(key = %shared.key, upload = upload.as_str(), %error,

@@ -61,6 +61,11 @@ impl Writers {
         &self.budget
     }
 
+    /// Where requests are sent.
+    pub(in crate::vfs) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// The turn of an upload request: PUT, part, part copy, Complete. `upload_requests_max` are in flight at
     /// a time in this process; LIST, HEAD and reads ask for none.
     pub async fn upload_permit(&self) -> SemaphorePermit<'_> {
