@@ -1,21 +1,48 @@
 //! Commands of one reply and no data connection: what the desk knows itself, and what it asks the mount for.
 
-use std::io;
+use std::io::{self, Read as _};
 
 use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::{
-    command::{Command, ListRequest, VERBS},
-    desk::{FrontDesk, Login},
+    ascii::ToCrlf,
+    command::{Command, ListRequest, MdtmRequest},
+    desk::{FrontDesk, Login, NO_OFFSETS_IN_ASCII},
     home::{Facts, Kind, blocking},
-    listing::{FactSet, Lister, Look, fact_words, timestamp},
+    listing::{Lister, Look, fact_words, timestamp},
+    options::Mode,
     path::ClientPath,
     reply::{Deed, Reply, errno_of, refusal},
     send::now,
     storage::Report,
+    verbs,
 };
 
+/// What FEAT tells to everybody.
+const FEATURES: [&str; 18] = [
+    "CLNT",
+    "EPSV",
+    "HOST",
+    "LANG EN*",
+    "MD5",
+    "MDTM",
+    "MODE Z",
+    "RANG STREAM",
+    "REST STREAM",
+    "SIZE",
+    "TVFS",
+    "UTF8",
+    "XCRC",
+    "XMD5",
+    "XSHA",
+    "XSHA1",
+    "XSHA256",
+    "XSHA512",
+];
+/// Largest file whose lines are counted for SIZE in type A.
+const COUNTED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+const COUNTED_PIECE_BYTES: usize = 256 * 1024;
 /// Lines of a STAT with a path travel in pieces of this size.
 const STAT_CHUNK_BYTES: usize = 64 * 1024;
 
@@ -24,7 +51,17 @@ impl FrontDesk {
     pub(super) async fn answer(&mut self, command: Command) -> Reply {
         match command {
             Command::User(name) => self.user(name),
+            Command::Rein => {
+                self.reinitialize();
+                Reply::new(220, self.front.now().config.banner.clone())
+            }
+            Command::Acct => Reply::new(202, "There are no accounts beside users here"),
+            Command::Host(name) => self.host(&name),
+            Command::Lang => Reply::new(200, "English is spoken here"),
             Command::Help => help(),
+            Command::HelpOf(verb) => {
+                Reply::new(214, format!("Syntax: {} {}", verb.name, verb.syntax).trim_end())
+            }
             Command::Feat => self.features(),
             Command::Syst => Reply::new(215, "UNIX Type: L8"),
             Command::Noop => Reply::new(200, "Still here"),
@@ -32,17 +69,10 @@ impl FrontDesk {
                 debug!(peer = %self.peer, client = name, "client names itself");
                 Reply::new(200, "Noted")
             }
-            Command::OptsUtf8 { on } => {
-                self.names.choose_utf8(on);
-                Reply::new(200, format!("Names are {}", self.names.label()))
-            }
-            Command::OptsMlst(facts) => {
-                self.facts = FactSet::choose(&facts);
-                Reply::new(200, format!("MLST OPTS {}", self.facts.describe(false)))
-            }
+            Command::Opts(choice) => self.choose(choice),
             Command::TypeAscii => self.representation(true),
             Command::TypeImage => self.representation(false),
-            Command::Mode => Reply::new(200, "Mode is stream"),
+            Command::Mode(mode) => self.choose_mode(mode),
             Command::Stru => Reply::new(200, "Structure is file"),
             Command::Pasv => self.passive(),
             Command::Epsv(argument) => self.extended_passive(argument),
@@ -51,10 +81,8 @@ impl FrontDesk {
             Command::Pbsz => self.buffer_size(),
             Command::Prot(level) => self.protection(level),
             Command::Ccc => self.clear_command_channel(),
-            Command::Rest(offset) => {
-                self.restart = offset;
-                Reply::new(350, format!("The next transfer starts at {offset}"))
-            }
+            Command::Rest(offset) => self.restart_at(offset),
+            Command::Rang(range) => self.restrict_to(range),
             Command::Allo(bytes) => {
                 self.bytes_told = Some(bytes);
                 Reply::new(200, format!("{bytes} bytes are expected"))
@@ -82,13 +110,13 @@ impl FrontDesk {
             },
             Command::Mlst(path) => self.facts_of(&path).await,
             Command::Size(path) => match self.plain_file("SIZE", &path).await {
+                Ok(facts) if self.is_ascii => self.size_in_ascii(&path, facts).await,
                 Ok(facts) => Reply::new(213, facts.bytes.to_string()),
                 Err(reply) => reply,
             },
-            Command::Mdtm(path) => match self.looked_up("MDTM", &path).await {
-                Ok(facts) => Reply::new(213, timestamp(facts.modified)),
-                Err(reply) => reply,
-            },
+            Command::Mdtm(request) => self.modified(request).await,
+            Command::Mfmt(moment, path) => self.set_modified(moment, path).await,
+            Command::Site(command) => self.site(command).await,
             Command::Dele(path) => self.done("DELE", &path, Deed::Remove, "Deleted").await,
             Command::Rmd(path) => self.done("RMD", &path, Deed::Remove, "Removed").await,
             Command::Mkd(path) => match self.ask("MKD", &path, Deed::MakeDirectory).await {
@@ -115,10 +143,45 @@ impl FrontDesk {
         Reply::new(200, if is_ascii { "Type is A" } else { "Type is I" })
     }
 
+    /// RFC 7151: there is one site here, whatever name it has been found by.
+    fn host(&self, name: &str) -> Reply {
+        match self.login {
+            Login::Nobody => {
+                debug!(peer = %self.peer, host = name, "host named");
+                Reply::new(220, self.front.now().config.banner.clone())
+            }
+            Login::Named(_) | Login::In(_) => Reply::new(503, "HOST comes before USER"),
+        }
+    }
+
+    fn restart_at(&mut self, offset: u64) -> Reply {
+        self.forget_restart();
+        if offset != 0 && self.is_ascii {
+            return Reply::new(504, NO_OFFSETS_IN_ASCII);
+        }
+        self.restart = offset;
+        Reply::new(350, format!("The next transfer starts at {offset}"))
+    }
+
+    fn restrict_to(&mut self, range: Option<(u64, u64)>) -> Reply {
+        self.forget_restart();
+        let Some((first, last)) = range else { return Reply::new(350, "The range is all") };
+        if self.is_ascii {
+            return Reply::new(504, NO_OFFSETS_IN_ASCII);
+        }
+        self.range = Some(first..last.saturating_add(1));
+        Reply::new(350, format!("Restarting at {first}. End octet range at {last}"))
+    }
+
+    /// RFC 2389 section 3.2.
     fn features(&self) -> Reply {
-        let mlst = format!("MLST {}", self.facts.describe(true));
         let mut features = self.wire_features();
-        features.extend(["EPSV", "MDTM", &mlst, "REST STREAM", "SIZE", "TVFS", "UTF8"].map(str::to_owned));
+        features.push(format!("HASH {}", self.algorithm.describe()));
+        features.push(format!("MLST {}", self.facts.describe(true)));
+        if self.keeps_metadata() {
+            features.extend(["MFMT", "SITE CHMOD", "SITE UTIME"].map(str::to_owned));
+        }
+        features.extend(FEATURES.map(str::to_owned));
         features.sort_unstable();
         Reply::lines(211, "Features:", features, "End")
     }
@@ -132,7 +195,12 @@ impl FrontDesk {
             format!("Connected from {}, logged in as {user}", self.peer.ip()),
             format!("Control connection: {}", if self.is_behind_tls() { "behind TLS" } else { "in clear" }),
             format!("Working directory: {}", self.cwd.quoted()),
-            format!("Type: {}, names: {}", if self.is_ascii { 'A' } else { 'I' }, self.names.label()),
+            format!(
+                "Type: {}, mode: {}, names: {}",
+                if self.is_ascii { 'A' } else { 'I' },
+                if self.mode == Mode::Stream { 'S' } else { 'Z' },
+                self.names.label()
+            ),
             "No transfer is under way".to_owned(),
         ];
         Reply::lines(211, "cosgate FTP server status:", body, "End")
@@ -192,6 +260,43 @@ impl FrontDesk {
         report.facts.ok_or_else(|| refusal(Errno::IO, Deed::Look, path))
     }
 
+    /// MDTM: a file may be named like a time and a name.
+    async fn modified(&mut self, request: MdtmRequest) -> Reply {
+        let found = self.looked_up("MDTM", &request.path).await;
+        match (found, request.set) {
+            (Ok(facts), _) => Reply::new(213, timestamp(facts.modified)),
+            (Err(_), Some((moment, path))) => self.set_modified(moment, path).await,
+            (Err(reply), None) => reply,
+        }
+    }
+
+    /// RFC 3659 section 4: the size that the data connection would have, so it must be counted.
+    async fn size_in_ascii(&self, path: &ClientPath, facts: Facts) -> Reply {
+        if facts.bytes > COUNTED_BYTES_MAX {
+            return Reply::new(550, format!("{path}: too large to count its lines, say TYPE I"));
+        }
+        let Login::In(session) = &self.login else { return refusal(Errno::IO, Deed::Read, path) };
+        let (home, target) = (session.context.user().home.clone(), path.clone());
+        let Ok(_place) = self.front.means.reads.acquire().await else {
+            return refusal(Errno::IO, Deed::Read, path);
+        };
+        let counted = home.run(move |root| {
+            let (file, _) = root.open_to_read(&target)?;
+            let (mut file, mut counter) = (std::fs::File::from(file), ToCrlf::default());
+            let (mut bytes, mut piece) = (0, vec![0; COUNTED_PIECE_BYTES]);
+            loop {
+                match file.read(&mut piece)? {
+                    0 => return Ok(bytes),
+                    count => bytes += count as u64 + counter.growth(&piece[..count]),
+                }
+            }
+        });
+        match counted.await {
+            Ok(bytes) => Reply::new(213, bytes.to_string()),
+            Err(error) => refusal(errno_of(&error), Deed::Read, path),
+        }
+    }
+
     async fn plain_file(&mut self, verb: &str, path: &ClientPath) -> Result<Facts, Reply> {
         let facts = self.looked_up(verb, path).await?;
         match facts.kind {
@@ -239,6 +344,7 @@ impl FrontDesk {
 }
 
 fn help() -> Reply {
-    let body = VERBS.chunks(12).map(|verbs| verbs.join(" ")).collect();
-    Reply::lines(214, "These commands are understood:", body, "End")
+    let names: Vec<&str> = verbs::all().map(|verb| verb.name).collect();
+    let body = names.chunks(12).map(|names| names.join(" ")).collect();
+    Reply::lines(214, "These commands are understood:", body, "End, HELP and a command tells more")
 }

@@ -122,6 +122,12 @@ impl Piece {
     }
 }
 
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.filled()
+    }
+}
+
 impl Drop for Piece {
     fn drop(&mut self) {
         if let Some(home) = self.home.take() {

@@ -6,9 +6,14 @@
 
 use super::{
     active::{Target, parse_eprt, parse_port},
+    checksum::{self, ChecksumRequest},
     names::Names,
+    options::{self, Choice, Mode},
     path::ClientPath,
     security::{Level, Mechanism},
+    site::{self, SiteCommand},
+    times::Moment,
+    verbs::{self, Verb},
 };
 use crate::config::Secret;
 
@@ -17,17 +22,24 @@ use crate::config::Secret;
 pub(super) enum Command {
     User(String),
     Pass(Secret),
+    /// RFC 959: as if just connected.
+    Rein,
+    Acct,
     Quit,
     Help,
+    HelpOf(&'static Verb),
     Feat,
     Syst,
     Noop,
     Clnt(String),
-    OptsUtf8 { on: bool },
-    OptsMlst(String),
+    /// RFC 7151: the name by which the client has found this server.
+    Host(String),
+    /// RFC 2640: English, or the default, which is English.
+    Lang,
+    Opts(Choice),
     TypeAscii,
     TypeImage,
-    Mode,
+    Mode(Mode),
     Stru,
     Pasv,
     Epsv(EpsvArgument),
@@ -43,11 +55,17 @@ pub(super) enum Command {
     Stat(Option<ListRequest>),
     Mlst(ClientPath),
     Size(ClientPath),
-    Mdtm(ClientPath),
+    Mdtm(MdtmRequest),
+    Mfmt(Moment, ClientPath),
+    Checksum(ChecksumRequest),
     Retr(ClientPath),
     Stor(ClientPath),
+    /// The name is this one, or made of this one.
+    Stou(Option<ClientPath>),
     Appe(ClientPath),
     Rest(u64),
+    /// First and last byte; `None`: all.
+    Rang(Option<(u64, u64)>),
     Allo(u64),
     Abor,
     Dele(ClientPath),
@@ -55,6 +73,16 @@ pub(super) enum Command {
     Rmd(ClientPath),
     Rnfr(ClientPath),
     Rnto(ClientPath),
+    Site(SiteCommand),
+}
+
+/// MDTM asks for a time; many clients set one with it. Which of both is meant shows only when it is known
+/// whether there is a file of the whole name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MdtmRequest {
+    pub(super) path: ClientPath,
+    /// `YYYYMMDDHHMMSS path`.
+    pub(super) set: Option<(Moment, ClientPath)>,
 }
 
 /// What EPSV asks for (RFC 2428 section 3).
@@ -110,17 +138,19 @@ impl Command {
     /// [`Misheard`], each with a reply of its own.
     pub(super) fn parse(line: &[u8], names: &mut Names, cwd: &ClientPath) -> Result<Self, Misheard> {
         let (verb, argument) = split(line);
-        if is_foreign(&verb) {
+        if verbs::is_foreign(&verb) {
             return Err(Misheard::NotImplemented);
         }
-        if !is_known(&verb) {
+        if verbs::find(&verb).is_none() {
             return Err(Misheard::UnknownVerb);
         }
         if argument.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
             return Err(Misheard::Syntax("the argument holds a control character"));
         }
-        let argument =
-            names.decode(argument).ok_or(Misheard::Syntax("the argument is neither UTF-8 nor GBK"))?;
+        let argument = names.decode(argument).ok_or(match verb.as_str() {
+            "USER" | "PASS" | "ACCT" | "CLNT" | "HOST" => Misheard::Syntax("the argument is not readable"),
+            _ => Misheard::Name("the name is not in the character set of this session (OPTS UTF8)"),
+        })?;
         Request { argument: &argument, cwd }.command(&verb)
     }
 }
@@ -138,75 +168,6 @@ fn split(line: &[u8]) -> (String, &[u8]) {
     (verb, line.get(end + 1..).unwrap_or_default())
 }
 
-/// Verbs of the RFCs that this server does not perform.
-fn is_foreign(verb: &str) -> bool {
-    matches!(
-        verb,
-        "ACCT"
-            | "ADAT"
-            | "AVBL"
-            | "COMB"
-            | "CONF"
-            | "DSIZ"
-            | "ENC"
-            | "HASH"
-            | "HOST"
-            | "LANG"
-            | "LPRT"
-            | "LPSV"
-            | "MD5"
-            | "MFCT"
-            | "MFF"
-            | "MFMT"
-            | "MIC"
-            | "RANG"
-            | "REIN"
-            | "SITE"
-            | "SMNT"
-            | "STOU"
-            | "XCRC"
-            | "XMD5"
-            | "XSHA"
-            | "XSHA1"
-            | "XSHA256"
-            | "XSHA512"
-    )
-}
-
-/// Verbs that this server performs, as HELP shows them.
-pub(super) const VERBS: [&str; 53] = [
-    "ABOR", "ALLO", "APPE", "AUTH", "BYE", "CCC", "CDUP", "CLNT", "CWD", "DELE", "EPRT", "EPSV", "FEAT",
-    "HELP", "LIST", "MDTM", "MKD", "MLSD", "MLST", "MODE", "NLST", "NOOP", "OPTS", "PASS", "PASV", "PBSZ",
-    "PORT", "PROT", "PWD", "QUIT", "REST", "RETR", "RMD", "RNFR", "RNTO", "SIZE", "STAT", "STOR", "STRU",
-    "SYST", "TYPE", "USER", "XCUP", "XCWD", "XDEL", "XMKD", "XNLS", "XPWD", "XRMD", "XSIZ", "XSTA", "XSTO",
-    "XRET",
-];
-
-fn is_known(verb: &str) -> bool {
-    VERBS.contains(&verb)
-}
-
-/// Whether a verb may be said before login.
-pub(super) fn needs_no_login(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::User(_)
-            | Command::Pass(_)
-            | Command::Quit
-            | Command::Help
-            | Command::Feat
-            | Command::Syst
-            | Command::Noop
-            | Command::Clnt(_)
-            | Command::Auth(_)
-            | Command::Pbsz
-            | Command::Prot(_)
-            | Command::Ccc
-            | Command::OptsUtf8 { .. }
-            | Command::OptsMlst(_)
-    )
-}
-
 struct Request<'a> {
     argument: &'a str,
     cwd: &'a ClientPath,
@@ -218,15 +179,19 @@ impl Request<'_> {
             "USER" => Ok(Command::User(self.needed("USER needs a name")?.to_owned())),
             "PASS" => Ok(Command::Pass(Secret::new(self.argument))),
             "QUIT" | "BYE" => self.bare(Command::Quit),
-            "HELP" => Ok(Command::Help),
+            "REIN" => self.bare(Command::Rein),
+            "ACCT" => self.needed("ACCT needs a text").map(|_| Command::Acct),
+            "HELP" => self.help(),
             "FEAT" => self.bare(Command::Feat),
             "SYST" => self.bare(Command::Syst),
             "NOOP" => Ok(Command::Noop),
             "CLNT" => Ok(Command::Clnt(self.needed("CLNT needs a name")?.to_owned())),
-            "OPTS" => self.options(),
+            "HOST" => self.host(),
+            "LANG" => self.language(),
+            "OPTS" => options::parse(self.argument).map(Command::Opts),
             "TYPE" => self.representation(),
-            "MODE" => self.letter("S", &["B", "C", "Z"], Command::Mode),
-            "STRU" => self.letter("F", &["R", "P"], Command::Stru),
+            "MODE" => self.mode(),
+            "STRU" => self.structure(),
             "PASV" => self.bare(Command::Pasv),
             "EPSV" => self.extended_passive(),
             "PORT" => Ok(Command::Port(
@@ -239,13 +204,18 @@ impl Request<'_> {
             "REST" => {
                 Ok(Command::Rest(number(self.argument).ok_or(Misheard::Syntax("REST needs an offset"))?))
             }
+            "RANG" => self.range(),
             "ALLO" => self.allocation(),
             "ABOR" => self.bare(Command::Abor),
             "LIST" => Ok(Command::List(self.listing(ListForm::Long))),
             "NLST" | "XNLS" => Ok(Command::List(self.listing(ListForm::Names))),
             "MLSD" => Ok(Command::List(self.listing(ListForm::Facts))),
             "STAT" | "XSTA" => Ok(Command::Stat(self.status())),
-            _ => self.on_a_path(verb),
+            "SITE" => site::parse(self.argument, self.cwd).map(Command::Site),
+            _ => match checksum::parse(verb, self.argument, self.cwd) {
+                Some(request) => request.map(Command::Checksum),
+                None => self.on_a_path(verb),
+            },
         }
     }
 
@@ -269,9 +239,15 @@ impl Request<'_> {
             "CWD" | "XCWD" => Ok(Command::Cwd(self.path()?)),
             "MLST" => Ok(Command::Mlst(self.cwd.join(self.argument))),
             "SIZE" | "XSIZ" => Ok(Command::Size(self.path()?)),
-            "MDTM" => Ok(Command::Mdtm(self.path()?)),
+            "MDTM" => Ok(Command::Mdtm(MdtmRequest { path: self.path()?, set: self.moment_and_path() })),
+            "MFMT" => match self.moment_and_path() {
+                Some((moment, path)) => Ok(Command::Mfmt(moment, path)),
+                None => Err(Misheard::Syntax("MFMT takes YYYYMMDDHHMMSS and a path")),
+            },
             "RETR" | "XRET" => Ok(Command::Retr(self.path()?)),
             "STOR" | "XSTO" => Ok(Command::Stor(self.new_file()?)),
+            "STOU" if self.argument.is_empty() => Ok(Command::Stou(None)),
+            "STOU" => Ok(Command::Stou(Some(self.new_file()?))),
             "APPE" => Ok(Command::Appe(self.new_file()?)),
             "DELE" | "XDEL" => Ok(Command::Dele(self.path()?)),
             "MKD" | "XMKD" => Ok(Command::Mkd(self.path()?)),
@@ -307,16 +283,43 @@ impl Request<'_> {
         Ok(path)
     }
 
-    fn options(&self) -> Result<Command, Misheard> {
-        let (name, rest) = self.argument.split_once(' ').unwrap_or((self.argument, ""));
-        match name.to_ascii_uppercase().as_str() {
-            "UTF8" | "UTF-8" => match rest.trim().to_ascii_uppercase().as_str() {
-                "" | "ON" | "NLST" => Ok(Command::OptsUtf8 { on: true }),
-                "OFF" => Ok(Command::OptsUtf8 { on: false }),
-                _ => Err(Misheard::Syntax("OPTS UTF8 takes ON or OFF")),
+    fn moment_and_path(&self) -> Option<(Moment, ClientPath)> {
+        let (moment, path) = self.argument.split_once(' ')?;
+        if path.is_empty() { None } else { Some((Moment::parse(moment)?, self.cwd.join(path))) }
+    }
+
+    fn help(&self) -> Result<Command, Misheard> {
+        match self.argument.trim().to_ascii_uppercase().as_str() {
+            "" => Ok(Command::Help),
+            "SITE" => Ok(Command::Site(SiteCommand::Help)),
+            name => match verbs::find(name) {
+                Some(verb) => Ok(Command::HelpOf(verb)),
+                None => Err(Misheard::Parameter("no such command: say HELP")),
             },
-            "MLST" => Ok(Command::OptsMlst(rest.to_owned())),
-            _ => Err(Misheard::Syntax("there are options for UTF8 and MLST only")),
+        }
+    }
+
+    /// RFC 7151 section 3: a domain name, or an address, an IPv6 one in brackets.
+    fn host(&self) -> Result<Command, Misheard> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte) || !byte.is_ascii();
+        match self.argument {
+            "" => Err(Misheard::Syntax("HOST needs a name")),
+            name if name.len() <= 255 && name.bytes().all(fits) => Ok(Command::Host(name.to_owned())),
+            _ => Err(Misheard::Syntax("this is the name of no host")),
+        }
+    }
+
+    /// RFC 2640 section 4.1.
+    fn language(&self) -> Result<Command, Misheard> {
+        let tag = self.argument.trim().to_ascii_lowercase();
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        match tag.split('-').next().unwrap_or_default() {
+            "" if tag.is_empty() => Ok(Command::Lang),
+            "en" => Ok(Command::Lang),
+            _ if !tag.is_empty() && tag.bytes().all(fits) => {
+                Err(Misheard::Parameter("only EN is spoken here"))
+            }
+            _ => Err(Misheard::Syntax("LANG takes the tag of a language")),
         }
     }
 
@@ -335,14 +338,30 @@ impl Request<'_> {
         }
     }
 
-    fn letter(&self, good: &str, known: &[&str], command: Command) -> Result<Command, Misheard> {
-        let letter = self.argument.trim().to_ascii_uppercase();
-        if letter == good {
-            Ok(command)
-        } else if known.contains(&letter.as_str()) {
-            Err(Misheard::Parameter("only mode S (stream) and structure F (file) are supported"))
-        } else {
-            Err(Misheard::Syntax("only mode S (stream) and structure F (file) are known"))
+    fn mode(&self) -> Result<Command, Misheard> {
+        match self.argument.trim().to_ascii_uppercase().as_str() {
+            "S" => Ok(Command::Mode(Mode::Stream)),
+            "Z" => Ok(Command::Mode(Mode::Deflate)),
+            "B" | "C" => Err(Misheard::Parameter("only modes S (stream) and Z (deflate) are supported")),
+            _ => Err(Misheard::Syntax("MODE takes S or Z")),
+        }
+    }
+
+    fn structure(&self) -> Result<Command, Misheard> {
+        match self.argument.trim().to_ascii_uppercase().as_str() {
+            "F" => Ok(Command::Stru),
+            "R" | "P" => Err(Misheard::Parameter("only structure F (file) is supported")),
+            _ => Err(Misheard::Syntax("STRU takes F")),
+        }
+    }
+
+    /// draft-bryan-ftp-range: both ends included; `1 0` takes it back.
+    fn range(&self) -> Result<Command, Misheard> {
+        let words: Vec<_> = self.argument.split_whitespace().map(number).collect();
+        match words.as_slice() {
+            [Some(1), Some(0)] => Ok(Command::Rang(None)),
+            [Some(first), Some(last)] if first <= last => Ok(Command::Rang(Some((*first, *last)))),
+            _ => Err(Misheard::Syntax("RANG takes the first and the last byte")),
         }
     }
 
@@ -373,17 +392,10 @@ impl Request<'_> {
 
     /// `-la` and the like are asked for by habit: what they mean is what is sent anyway.
     fn listing(&self, form: ListForm) -> ListRequest {
-        let mut written = self.argument;
-        if form != ListForm::Facts {
-            written = written.trim_start();
-            while let Some(option) = written.strip_prefix('-') {
-                let (letters, rest) = option.split_once(' ').unwrap_or((option, ""));
-                written = rest;
-                if letters == "-" {
-                    break;
-                }
-            }
-        }
+        let written = match form {
+            ListForm::Facts => self.argument,
+            ListForm::Long | ListForm::Names => without_options(self.argument),
+        };
         ListRequest { form, path: self.cwd.join(written), written: written.to_owned() }
     }
 
@@ -392,8 +404,25 @@ impl Request<'_> {
     }
 }
 
+/// What stands behind options: `-` and letters or digits. Any other word that begins with `-` is a name, and
+/// behind `--` everything is.
+fn without_options(argument: &str) -> &str {
+    let mut rest = argument.trim_start();
+    while let Some(option) = rest.strip_prefix('-') {
+        let (letters, behind) = option.split_once(' ').unwrap_or((option, ""));
+        if letters == "-" {
+            return behind;
+        }
+        if letters.is_empty() || !letters.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            break;
+        }
+        rest = behind.trim_start();
+    }
+    rest
+}
+
 /// Decimal digits and nothing else: `+5` is no number here.
-fn number(text: &str) -> Option<u64> {
+pub(super) fn number(text: &str) -> Option<u64> {
     let text = text.trim();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -438,6 +467,17 @@ mod tests {
             };
             assert_eq!(heard(line), Ok(Command::List(request)), "{}", String::from_utf8_lossy(line));
         }
+        for (line, written) in [
+            (&b"LIST -odd name.txt"[..], "name.txt"),
+            (b"LIST -odd.txt", "-odd.txt"),
+            (b"LIST -- -la", "-la"),
+            (b"NLST -1 *.txt", "*.txt"),
+            (b"LIST - x", "- x"),
+            (b"MLSD -la", "-la"),
+        ] {
+            let Ok(Command::List(request)) = heard(line) else { panic!("a listing") };
+            assert_eq!(request.written, written);
+        }
         let Ok(Command::List(request)) = heard(b"NLST -la") else { panic!("NLST is a listing") };
         assert_eq!((request.path, request.written.as_str()), (path("/here"), ""));
     }
@@ -459,7 +499,15 @@ mod tests {
         assert!(matches!(heard(b"PWD x"), Err(Misheard::Syntax(_))));
         assert!(matches!(heard(b"TYPE E"), Err(Misheard::Parameter(_))));
         assert!(matches!(heard(b"TYPE X"), Err(Misheard::Syntax(_))));
-        assert!(matches!(heard(b"MODE Z"), Err(Misheard::Parameter(_))));
+        assert!(matches!(heard(b"MODE B"), Err(Misheard::Parameter(_))));
+        assert!(matches!(heard(b"DELE \xff\xfe\x80"), Err(Misheard::Name(_))));
+        assert!(matches!(heard(b"USER \xff\xfe\x80"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"LANG fr"), Err(Misheard::Parameter(_))));
+        assert!(matches!(heard(b"LANG ?"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"HOST a b"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"HELP FROB"), Err(Misheard::Parameter(_))));
+        assert!(matches!(heard(b"RANG 5 4"), Err(Misheard::Syntax(_))));
+        assert!(matches!(heard(b"MFMT 2024 x"), Err(Misheard::Syntax(_))));
         assert!(matches!(heard(b"EPSV three"), Err(Misheard::Syntax(_))));
         assert!(matches!(heard(b"OPTS FROB"), Err(Misheard::Syntax(_))));
     }
@@ -471,7 +519,15 @@ mod tests {
         assert_eq!(heard(b"TYPE L 8"), Ok(Command::TypeImage));
         assert_eq!(heard(b"type a n"), Ok(Command::TypeAscii));
         assert_eq!(heard(b"EPSV 2"), Ok(Command::Epsv(EpsvArgument::Family(2))));
-        assert_eq!(heard(b"opts utf8 on"), Ok(Command::OptsUtf8 { on: true }));
+        assert_eq!(heard(b"opts utf8 on"), Ok(Command::Opts(Choice::Utf8 { on: true })));
+        assert_eq!(heard(b"RANG 1 0"), Ok(Command::Rang(None)));
+        assert_eq!(heard(b"RANG 0 99"), Ok(Command::Rang(Some((0, 99)))));
+        assert_eq!(heard(b"lang EN-us"), Ok(Command::Lang));
+        let moment = Moment { seconds: 0, nanos: 0 };
+        assert_eq!(heard(b"MFMT 19700101000000 a b"), Ok(Command::Mfmt(moment, path("/here/a b"))));
+        let whole = path("/here/19700101000000 a b");
+        let set = Some((moment, path("/here/a b")));
+        assert_eq!(heard(b"MDTM 19700101000000 a b"), Ok(Command::Mdtm(MdtmRequest { path: whole, set })));
     }
 
     proptest::proptest! {

@@ -99,7 +99,7 @@ impl FrontDesk {
         log(self.who(), &transferred);
         self.front.records.transfer(self.who(), &transferred);
         let is_lost = matches!(&outcome.end, Err(Broken::Interrupted(Interruption::ControlGone)));
-        self.say(final_reply(&path, &outcome)).await?;
+        self.say(final_reply(verb, &path, &outcome)).await?;
         Ok(if is_lost { Flow::End } else { Flow::Next })
     }
 
@@ -129,6 +129,7 @@ impl FrontDesk {
         let Login::In(session) = &mut self.login else {
             return Outcome { bytes: 0, end: Err(Broken::Lost) };
         };
+        let begun = Instant::now();
         let mut running = Box::pin(perform(session, errand));
         let mut is_announced = false;
         let mut phase = self.phase.clone();
@@ -156,7 +157,7 @@ impl FrontDesk {
                 }
                 heard = self.control.hear(), if may_hear(&self.waiting) => {
                     notice(&heard, interrupt, watch);
-                    match at_once(&heard, verb, &path, meter) {
+                    match at_once(&heard, verb, &path, meter, begun) {
                         Some(reply) if self.waiting.is_empty() => {
                             told_or_gone(self.control.say(&reply, self.names).await, interrupt);
                         }
@@ -176,7 +177,7 @@ fn told_or_gone(said: io::Result<()>, interrupt: &watch::Sender<Option<Interrupt
 }
 
 /// Not after the end, and not without bound.
-fn may_hear(waiting: &std::collections::VecDeque<Heard>) -> bool {
+pub(super) fn may_hear(waiting: &std::collections::VecDeque<Heard>) -> bool {
     waiting.len() < WAITING_LINES_MAX && waiting.back() != Some(&Heard::Closed)
 }
 
@@ -199,13 +200,22 @@ fn notice(heard: &Heard, interrupt: &watch::Sender<Option<Interruption>>, watch:
 }
 
 /// What is answered without waiting for the end of the transfer.
-fn at_once(heard: &Heard, verb: &str, path: &ClientPath, meter: &Meter) -> Option<Reply> {
+fn at_once(heard: &Heard, verb: &str, path: &ClientPath, meter: &Meter, begun: Instant) -> Option<Reply> {
     let Heard::Line(line) = heard else { return None };
     if line.trim_ascii().eq_ignore_ascii_case(b"STAT") {
-        let body = vec![format!("{verb} {path}: {} bytes so far", meter.bytes())];
-        return Some(Reply::lines(211, "Transfer under way:", body, "End"));
+        return Some(progress_report(verb, path, meter, begun));
     }
     (verb_of(line) == "NOOP").then(|| Reply::new(200, "Transfer under way"))
+}
+
+/// STAT while something is under way (RFC 959 section 4.1.3).
+pub(super) fn progress_report(verb: &str, path: &ClientPath, meter: &Meter, begun: Instant) -> Reply {
+    let (bytes, seconds) = (meter.bytes(), begun.elapsed().as_secs_f64());
+    #[expect(clippy::cast_precision_loss, reason = "a rate for the eye")]
+    let mb_per_s = bytes as f64 / 1e6 / seconds.max(1e-3);
+    let body =
+        vec![format!("{verb} {path}: {bytes} bytes so far"), format!("{seconds:.1} s, {mb_per_s:.1} MB/s")];
+    Reply::lines(211, "Transfer under way:", body, "End")
 }
 
 /// Waits for the data connection, hands the order to the inner session, and brings back the outcome.
@@ -224,11 +234,12 @@ async fn perform(session: &mut Session, errand: Errand) -> Outcome {
         data.expect(tls);
     }
     let restart = match &work {
-        Work::Retrieve { start } => *start,
+        Work::Retrieve { range, .. } => range.start,
         Work::Store { .. } | Work::List { .. } => 0,
     };
     let (told, outcome) = oneshot::channel();
-    let line = format!("{verb} {path}");
+    // The stock server would make up a name of its own for STOU.
+    let line = format!("{} {path}", if verb == "STOU" { "STOR" } else { verb });
     let context = session.context.clone();
     let throttle = context.throttle().clone();
     let announcer = Announcer::new(opened);
@@ -298,13 +309,18 @@ async fn ask_inner(
 /// 150.
 fn announcement(verb: &str, path: &ClientPath, file: Opened) -> Reply {
     match file.bytes {
+        // RFC 1123 section 4.1.2.9.
+        _ if verb == "STOU" => Reply::new(150, format!("FILE: {path}")),
         Some(bytes) => Reply::new(150, format!("{verb} {path} begins ({bytes} bytes)")),
         None => Reply::new(150, format!("{verb} {path} begins")),
     }
 }
 
-fn final_reply(path: &ClientPath, outcome: &Outcome) -> Reply {
+fn final_reply(verb: &str, path: &ClientPath, outcome: &Outcome) -> Reply {
     match &outcome.end {
+        Ok(Complete::Stored) if verb == "STOU" => {
+            Reply::new(226, format!("Stored, {} bytes, FILE: {path}", outcome.bytes))
+        }
         Ok(Complete::Stored) => Reply::new(226, format!("Stored, {} bytes", outcome.bytes)),
         Ok(Complete::Sent) => Reply::new(226, format!("Sent, {} bytes", outcome.bytes)),
         Ok(Complete::Listed { names, cut: false }) => Reply::new(226, format!("Listed, {names} names")),

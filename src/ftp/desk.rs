@@ -13,6 +13,7 @@ use std::{
     collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr},
+    ops::Range,
     sync::Arc,
 };
 
@@ -25,14 +26,17 @@ use tracing::{debug, info};
 use super::{
     Phase,
     arrival::Arrival,
-    command::{Command, ListForm, ListRequest, needs_no_login, verb_of},
+    checksum::Algorithm,
+    command::{Command, ListForm, ListRequest, verb_of},
     control::{Control, Heard},
+    deflate::LEVEL_USUAL,
     door::Door,
     home::StoreHow,
     inner::InnerSession,
     listing::FactSet,
     live::{Front, Live},
     names::Names,
+    options::Mode,
     path::ClientPath,
     proxy::Ends,
     reached,
@@ -42,6 +46,7 @@ use super::{
     security::{FAREWELL_TIME, Security},
     storage::SessionContext,
     transfer::Work,
+    verbs,
 };
 
 /// A session.
@@ -66,7 +71,13 @@ pub(super) struct FrontDesk {
     /// After EPSV ALL.
     pub(super) only_extended: bool,
     pub(super) is_ascii: bool,
+    pub(super) mode: Mode,
+    pub(super) deflate_level: u32,
+    /// What HASH computes.
+    pub(super) algorithm: Algorithm,
     pub(super) restart: u64,
+    /// What RANG has chosen.
+    pub(super) range: Option<Range<u64>>,
     pub(super) bytes_told: Option<u64>,
     pub(super) rename_from: Option<ClientPath>,
     pub(super) wrong_passwords: u32,
@@ -112,6 +123,7 @@ impl FrontDesk {
     ) -> io::Result<Self> {
         let Arrival { stream, ends: Ends { peer, local }, bound } = arrival;
         let control = Control::new(stream)?;
+        let name_encoding = front.now().config.name_encoding;
         Ok(Self {
             reloads: front.reloads(),
             front,
@@ -121,14 +133,18 @@ impl FrontDesk {
             bound,
             phase,
             waiting: VecDeque::new(),
-            names: Names::default(),
+            names: Names::new(name_encoding),
             login: Login::Nobody,
             cwd: ClientPath::home(),
             facts: FactSet::default(),
             door: None,
             only_extended: false,
             is_ascii: false,
+            mode: Mode::default(),
+            deflate_level: LEVEL_USUAL,
+            algorithm: Algorithm::default(),
             restart: 0,
+            range: None,
             bytes_told: None,
             rename_from: None,
             wrong_passwords: 0,
@@ -235,16 +251,17 @@ impl FrontDesk {
     }
 
     async fn obey(&mut self, line: &[u8]) -> io::Result<Flow> {
-        debug!(peer = %self.peer, verb = verb_of(line), "command");
+        let verb = verb_of(line);
+        debug!(peer = %self.peer, verb, "command");
         let command = match Command::parse(line, &mut self.names, &self.cwd) {
             Ok(command) => command,
             Err(misheard) => {
-                self.forget_preliminaries(None);
+                self.rename_from = None;
                 self.say(misheard.into()).await?;
                 return Ok(Flow::Next);
             }
         };
-        if !matches!(self.login, Login::In(_)) && !needs_no_login(&command) {
+        if !matches!(self.login, Login::In(_)) && !verbs::needs_no_login(&verb) {
             self.say(Reply::new(530, "Please log in with USER and PASS")).await?;
             return Ok(Flow::Next);
         }
@@ -252,7 +269,7 @@ impl FrontDesk {
             self.say(refusal).await?;
             return Ok(Flow::Next);
         }
-        self.forget_preliminaries(Some(&command));
+        self.forget_preliminaries(&verb, &command);
         match command {
             Command::Auth(mechanism) => self.auth(mechanism).await,
             Command::Quit => {
@@ -261,13 +278,14 @@ impl FrontDesk {
             }
             Command::Pass(password) => self.pass(&password).await,
             Command::List(request) => self.list(request).await,
-            Command::Retr(path) => {
-                let start = std::mem::take(&mut self.restart);
-                self.bytes_told = None;
-                self.transfer("RETR", path, Work::Retrieve { start }).await
-            }
+            Command::Retr(path) => self.retrieve(path).await,
             Command::Stor(path) => self.store("STOR", path, StoreHow::Replace).await,
+            Command::Stou(path) => {
+                let path = unique(path.unwrap_or_else(|| self.cwd.join("file")));
+                self.store("STOU", path, StoreHow::New).await
+            }
             Command::Appe(path) => self.store("APPE", path, StoreHow::Append).await,
+            Command::Checksum(request) => self.checksum(request).await,
             Command::Stat(Some(request)) => {
                 self.stat_path(request).await?;
                 Ok(Flow::Next)
@@ -284,28 +302,73 @@ impl FrontDesk {
         }
     }
 
-    /// RNFR is about the very next command. REST and ALLO are about the next transfer, which takes them; a
-    /// listing is a transfer that uses neither.
-    fn forget_preliminaries(&mut self, command: Option<&Command>) {
-        if matches!(command, Some(Command::List(_) | Command::User(_))) {
-            self.restart = 0;
+    /// RNFR is about the very next command. REST, RANG and ALLO are about the next transfer, which takes
+    /// them; what no client says in between shows that there will be none.
+    fn forget_preliminaries(&mut self, verb: &str, command: &Command) {
+        if !verbs::keeps_restart(verb) {
+            self.forget_restart();
+        }
+        if matches!(command, Command::List(_) | Command::User(_) | Command::Rein) {
             self.bytes_told = None;
         }
-        if !matches!(command, Some(Command::Rnto(_))) {
+        if !matches!(command, Command::Rnto(_)) {
             self.rename_from = None;
+        }
+    }
+
+    pub(super) fn forget_restart(&mut self) {
+        self.restart = 0;
+        self.range = None;
+    }
+
+    /// RFC 959 section 4.1.1: all but the connection as if it were new. TLS, where there is some, stays:
+    /// going back to clear text (RFC 4217 section 12.3) is what an attacker would ask for.
+    pub(super) fn reinitialize(&mut self) {
+        self.log_out();
+        self.names = Names::new(self.front.now().config.name_encoding);
+        self.facts = FactSet::default();
+        self.only_extended = false;
+        self.is_ascii = false;
+        self.mode = Mode::default();
+        self.deflate_level = LEVEL_USUAL;
+        self.algorithm = Algorithm::default();
+        self.forget_restart();
+        self.bytes_told = None;
+        self.rename_from = None;
+    }
+
+    async fn retrieve(&mut self, path: ClientPath) -> io::Result<Flow> {
+        let start = std::mem::take(&mut self.restart);
+        let range = self.range.take().unwrap_or(start..u64::MAX);
+        self.bytes_told = None;
+        if range != (0..u64::MAX) && self.is_ascii {
+            return self.refuse_transfer(Reply::new(504, NO_OFFSETS_IN_ASCII)).await;
+        }
+        match self.outlet(false) {
+            Ok(conversion) => self.transfer("RETR", path, Work::Retrieve { range, conversion }).await,
+            Err(reply) => self.refuse_transfer(reply).await,
         }
     }
 
     async fn store(&mut self, verb: &'static str, path: ClientPath, how: StoreHow) -> io::Result<Flow> {
         let restart = std::mem::take(&mut self.restart);
+        let range = self.range.take();
         // What is sent in type A may have had other line ends when it was counted.
         let bytes_told = self.bytes_told.take().filter(|_| !self.is_ascii);
-        if restart != 0 && how == StoreHow::Replace {
-            self.door = None;
-            self.say(Reply::new(554, "Uploads start at 0: say REST 0 or none")).await?;
-            return Ok(Flow::Next);
+        if (restart != 0 && how != StoreHow::Append) || range.is_some() {
+            return self.refuse_transfer(Reply::new(554, "Uploads start at 0: say REST 0 or none")).await;
         }
-        self.transfer(verb, path, Work::Store { how, bytes_told }).await
+        match self.intake() {
+            Ok(conversion) => self.transfer(verb, path, Work::Store { how, bytes_told, conversion }).await,
+            Err(reply) => self.refuse_transfer(reply).await,
+        }
+    }
+
+    /// A client that is refused will not dial, or will hear the end of the data at once.
+    async fn refuse_transfer(&mut self, reply: Reply) -> io::Result<Flow> {
+        self.door = None;
+        self.say(reply).await?;
+        Ok(Flow::Next)
     }
 
     async fn list(&mut self, request: ListRequest) -> io::Result<Flow> {
@@ -316,8 +379,20 @@ impl FrontDesk {
         };
         let Some(look) = self.look() else { return Ok(Flow::Next) };
         let path = request.path.clone();
-        self.transfer(verb, path, Work::List { request, look }).await
+        match self.outlet(true) {
+            Ok(conversion) => self.transfer(verb, path, Work::List { request, look, conversion }).await,
+            Err(reply) => self.refuse_transfer(reply).await,
+        }
     }
+}
+
+/// RFC 3659 section 5.3 counts bytes of the file; in type A the wire has others.
+pub(super) const NO_OFFSETS_IN_ASCII: &str = "Offsets mean nothing in type A: say TYPE I";
+
+/// A name that nobody has: 64 random bits behind the one that is wished for.
+fn unique(wished: ClientPath) -> ClientPath {
+    let name = format!("{}.{:016x}", wished.file_name(), fastrand::u64(..));
+    wished.parent().join(&name)
 }
 
 impl Session {

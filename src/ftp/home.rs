@@ -79,6 +79,8 @@ pub(super) struct Root {
 pub(super) enum StoreHow {
     Replace,
     Append,
+    /// A name that nobody has.
+    New,
 }
 
 impl Home {
@@ -211,7 +213,7 @@ impl Root {
 
     /// Opens beneath the root. EAGAIN of openat2(2) means that something was renamed while the path was
     /// walked: worth a few tries.
-    fn open_beneath(&self, path: &ClientPath, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    pub(super) fn open_beneath(&self, path: &ClientPath, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut tries = 0;
         loop {
@@ -228,6 +230,7 @@ impl Root {
         let how = match how {
             StoreHow::Replace => OFlags::TRUNC,
             StoreHow::Append => OFlags::APPEND,
+            StoreHow::New => OFlags::EXCL,
         };
         let file = self.open_beneath(path, flags | how, Mode::from_raw_mode(0o666))?;
         match self.ground {

@@ -11,7 +11,8 @@
 //! | file | is |
 //! |---|---|
 //! | `listener`, `arrival`, `proxy`, `seats` | who may connect, how many |
-//! | `control`, `command`, `names`, `path` | bytes into lines, lines into commands, names, absolute paths |
+//! | `control`, `command`, `verbs`, `names`, `path` | bytes into lines, lines into commands, names, absolute paths |
+//! | `options`, `site`, `times`, `checksum` | OPTS and its kin, SITE, times and modes that are set, HASH and its kin |
 //! | `live` | what all sessions share, and what a reload replaces |
 //! | `desk`, `answer`, `conduct` | one session; its commands of one reply; one transfer of it |
 //! | `login`, `users`, `lockout` | USER and PASS, who may log in, who has failed too often |
@@ -21,6 +22,7 @@
 //! | `door`, `passive`, `active` | how the data connection comes about |
 //! | `tls`, `security`, `tls_wire` | the certificate of now; AUTH and PROT; TLS on a data connection |
 //! | `data`, `transfer`, `receive`, `send`, `buffers` | the data connection and the bytes on it |
+//! | `conversion`, `ascii`, `deflate` | what happens to bytes in between: type A, mode Z |
 //! | `rate` | how fast a user's bytes may move |
 //! | `records` | the access log and the xferlog |
 //! | `listing`, `glob` | lines of listings, patterns |
@@ -30,11 +32,15 @@
 mod active;
 mod answer;
 mod arrival;
+mod ascii;
 mod buffers;
+mod checksum;
 mod command;
 mod conduct;
 mod control;
+mod conversion;
 mod data;
+mod deflate;
 mod desk;
 mod door;
 #[cfg(test)]
@@ -48,6 +54,7 @@ mod live;
 mod lockout;
 mod login;
 mod names;
+mod options;
 mod passive;
 mod path;
 mod proxy;
@@ -58,13 +65,16 @@ mod reply;
 mod seats;
 mod security;
 mod send;
+mod site;
 mod storage;
+mod times;
 mod tls;
 #[cfg(test)]
 mod tls_tests;
 mod tls_wire;
 mod transfer;
 mod users;
+mod verbs;
 #[cfg(test)]
 mod wire_tests;
 

@@ -31,6 +31,7 @@ use tokio::{
 use super::{
     buffers::Piece,
     control::{ControlWatch, Pending},
+    conversion::{Garbled, Intake},
     data::{DataConnection, Lent},
     home::{Home, Root, StoreHow, blocking, is_away},
     path::ClientPath,
@@ -88,9 +89,9 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
         means,
         throttle,
     } = order;
-    let Work::Store { how, bytes_told } = work else { return Err(Errno::INVAL) };
+    let Work::Store { how, bytes_told, conversion } = work else { return Err(Errno::INVAL) };
     let deed = match how {
-        StoreHow::Replace => Deed::Store,
+        StoreHow::Replace | StoreHow::New => Deed::Store,
         StoreHow::Append => Deed::Append,
     };
     let meter = Meter::new(progress);
@@ -99,7 +100,7 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
         Ok((root, file)) => {
             announcer.announce(Opened { bytes: None });
             let upload = Upload { root, file: Arc::new(file), deed, means, throttle, meter: meter.clone() };
-            let end = match upload.fill(&mut data, &mut interrupt).await {
+            let end = match upload.fill(&mut data, conversion.map(Intake::new), &mut interrupt).await {
                 Ok(()) => tokio::select! {
                     biased;
                     reason = interrupted(&mut interrupt) => Err(Broken::Interrupted(reason)),
@@ -137,6 +138,7 @@ impl Upload {
     async fn fill(
         &self,
         data: &mut DataConnection,
+        mut intake: Option<Intake>,
         interrupt: &mut watch::Receiver<Option<Interruption>>,
     ) -> Result<(), Broken> {
         tokio::select! {
@@ -154,7 +156,7 @@ impl Upload {
                 allowed = self.throttle.allow(Direction::Upload, usize::MAX) => allowed,
             };
             let before = self.meter.bytes();
-            let end = self.step(data, left.take(), interrupt, is_fast, allowed).await?;
+            let end = self.step(data, left.take(), &mut intake, interrupt, is_fast, allowed).await?;
             let moved = usize::try_from(self.meter.bytes() - before).unwrap_or(allowed);
             self.throttle.give_back(Direction::Upload, allowed.saturating_sub(moved));
             match end {
@@ -198,6 +200,7 @@ impl Upload {
         &self,
         data: &mut DataConnection,
         left: Option<Piece>,
+        intake: &mut Option<Intake>,
         interrupt: &watch::Receiver<Option<Interruption>>,
         is_fast: bool,
         allowed: usize,
@@ -208,6 +211,7 @@ impl Upload {
             lent: data.lend().map_err(broken)?,
             file: self.file.clone(),
             meter: self.meter.clone(),
+            intake: intake.take(),
             interrupt: interrupt.clone(),
             is_fast,
             allowed,
@@ -215,13 +219,15 @@ impl Upload {
         let piece = left.unwrap_or_else(|| self.means.buffers.take());
         let done = blocking(move || {
             let end = step.run(piece);
-            Ok((step.lent, end))
+            Ok((step.lent, step.intake, end))
         });
-        let (lent, end) = done.await.map_err(|error| Broken::of_mount(&error, self.deed))?;
+        let (lent, intake_back, end) = done.await.map_err(|error| Broken::of_mount(&error, self.deed))?;
         data.take_back(lent);
+        *intake = intake_back;
         end.map_err(|failure| match failure {
             StepFailure::Connection(errno) => Broken::Connection(errno.into()),
             StepFailure::Mount(errno) => Broken::Mount(errno, self.deed),
+            StepFailure::Garbled(garbled) => Broken::Garbled(garbled),
         })
     }
 
@@ -305,6 +311,8 @@ struct Step {
     lent: Lent,
     file: Arc<OwnedFd>,
     meter: Meter,
+    /// What the bytes pass on their way, in type A or mode Z.
+    intake: Option<Intake>,
     interrupt: watch::Receiver<Option<Interruption>>,
     /// The client has been fast so far: worth a nap.
     is_fast: bool,
@@ -326,6 +334,7 @@ enum StepEnd {
 enum StepFailure {
     Connection(Errno),
     Mount(Errno),
+    Garbled(Garbled),
 }
 
 impl Step {
@@ -357,11 +366,29 @@ impl Step {
     fn read_in(&mut self, piece: &mut Piece, left: &mut usize) -> Result<bool, StepFailure> {
         let mut naps = 0;
         loop {
-            let room = piece.spare();
-            let room_bytes = room.len().min(*left);
-            match self.lent.recv_now(&mut room[..room_bytes]) {
-                Ok(0) => return Ok(true),
-                Ok(bytes) => {
+            let spare = piece.spare();
+            let spare_bytes = spare.len().min(*left);
+            let room = match &mut self.intake {
+                None => &mut spare[..spare_bytes],
+                Some(intake) => {
+                    let made = intake.pour(&mut spare[..spare_bytes]).map_err(StepFailure::Garbled)?;
+                    piece.fill(made);
+                    self.meter.add(made as u64);
+                    *left -= made;
+                    if intake.is_over() {
+                        return Ok(true);
+                    }
+                    if piece.is_full() || *left == 0 {
+                        return Ok(false);
+                    }
+                    intake.room()
+                }
+            };
+            match (self.lent.recv_now(room), &mut self.intake) {
+                (Ok(0), Some(intake)) => intake.end(),
+                (Ok(0), None) => return Ok(true),
+                (Ok(bytes), Some(intake)) => intake.fill(bytes),
+                (Ok(bytes), None) => {
                     piece.fill(bytes);
                     self.meter.add(bytes as u64);
                     *left -= bytes;
@@ -369,7 +396,7 @@ impl Step {
                         return Ok(false);
                     }
                 }
-                Err(Errno::AGAIN) => {
+                (Err(Errno::AGAIN), _) => {
                     let is_enough = piece.filled().len() >= PIECE_BYTES;
                     if is_enough || naps == NAPS_MAX || !self.is_fast {
                         return Ok(false);
@@ -378,8 +405,8 @@ impl Step {
                     // A poll of nothing is a nap of less than a millisecond.
                     rustix::event::poll(&mut [], Some(&NAP)).ok();
                 }
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(StepFailure::Connection(errno)),
+                (Err(Errno::INTR), _) => {}
+                (Err(errno), _) => return Err(StepFailure::Connection(errno)),
             }
         }
     }

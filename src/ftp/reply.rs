@@ -68,12 +68,16 @@ impl From<Misheard> for Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deed {
     Look,
+    /// A listing of facts, which only a directory has (RFC 3659 section 7.2).
+    LookForFacts,
     Read,
     Store,
     Append,
     Remove,
     MakeDirectory,
     Rename,
+    /// Times and modes.
+    Change,
 }
 
 /// The errno of an error of the mount. cap-std refuses a path that leads out of the root without one.
@@ -97,6 +101,7 @@ pub(super) fn reason(errno: Errno, deed: Deed) -> (u16, &'static str) {
         Errno::NOENT => (550, "No such file or directory"),
         Errno::EXIST => (550, "It exists already"),
         Errno::ISDIR => (550, "It is a directory"),
+        Errno::NOTDIR if deed == Deed::LookForFacts => (501, "MLSD lists directories: say MLST"),
         Errno::NOTDIR => (550, "It, or a part of its path, is not a directory"),
         Errno::NOTEMPTY => (550, "The directory is not empty"),
         Errno::PERM => (550, not_permitted(deed)),
@@ -126,7 +131,9 @@ fn not_permitted(deed: Deed) -> &'static str {
         Deed::Remove => "Not permitted: delete_enable = false forbids deleting",
         Deed::Rename => "Not permitted: delete_enable or overwrite_enable = false forbids it",
         Deed::Store | Deed::Append => "Not permitted: overwrite_enable = false forbids it",
-        Deed::Look | Deed::Read | Deed::MakeDirectory => "Not permitted for this account",
+        Deed::Look | Deed::LookForFacts | Deed::Read | Deed::MakeDirectory | Deed::Change => {
+            "Not permitted for this account"
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    ops::Range,
     os::fd::OwnedFd,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -15,7 +16,8 @@ use rustix::io::Errno;
 
 use super::{
     buffers::{Buffers, Piece, SMALL_BYTES},
-    command::ListRequest,
+    command::{ListForm, ListRequest},
+    conversion::Conversion,
     data::DataConnection,
     home::{Facts, Home, blocking},
     listing::{Lister, Look},
@@ -54,11 +56,13 @@ pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
     let tools = Tools { means, throttle, meter: Meter::new(progress) };
     let sending = async {
         let complete = match work {
-            Work::Retrieve { start } => retrieve(home, path, start, &mut data, &mut announcer, &tools)
-                .await
-                .map(|()| Complete::Sent)?,
-            Work::List { request, look } => {
-                list(home, request, look, &mut data, &mut announcer, &tools).await?
+            Work::Retrieve { range, conversion } => {
+                let mut outlet = Outlet { data: &mut data, conversion, tools: &tools, is_throttled: true };
+                retrieve(home, path, range, &mut outlet, &mut announcer).await.map(|()| Complete::Sent)?
+            }
+            Work::List { request, look, conversion } => {
+                let mut outlet = Outlet { data: &mut data, conversion, tools: &tools, is_throttled: false };
+                list(home, request, look, &mut outlet, &mut announcer).await?
             }
             Work::Store { .. } => return Err(Broken::Lost),
         };
@@ -84,24 +88,30 @@ pub(super) async fn send(home: &Arc<Home>, order: Order) -> Result<u64, Errno> {
 async fn retrieve(
     home: &Arc<Home>,
     path: ClientPath,
-    start: u64,
-    data: &mut DataConnection,
+    range: Range<u64>,
+    outlet: &mut Outlet<'_>,
     announcer: &mut Announcer,
-    tools: &Tools,
 ) -> Result<(), Broken> {
     let of_mount = |error: io::Error| Broken::of_mount(&error, Deed::Read);
     let (file, facts) = home.run(move |root| root.open_to_read(&path)).await.map_err(of_mount)?;
-    if start > facts.bytes {
+    if range.start > facts.bytes {
         return Err(Broken::RestPastEnd { bytes: facts.bytes });
     }
-    announcer.announce(Opened { bytes: Some(facts.bytes - start) });
-    data.secure().await.map_err(Broken::NotSecured)?;
+    // What is converted will have another size.
+    let bytes = range.end.min(facts.bytes) - range.start;
+    announcer.announce(Opened { bytes: outlet.conversion.is_none().then_some(bytes) });
+    outlet.data.secure().await.map_err(Broken::NotSecured)?;
     let file = Arc::new(file);
-    let mut offset = start;
+    let (mut offset, tools) = (range.start, outlet.tools);
     let mut last: Option<Piece> = None;
     loop {
-        let written = write_piece(data, last.take(), tools);
-        let read = async { read_piece(&file, offset, tools).await.map_err(of_mount) };
+        let written = async {
+            match last.take() {
+                Some(piece) => outlet.send(piece).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        let read = async { read_piece(&file, offset..range.end, tools).await.map_err(of_mount) };
         let ((), next) = tokio::try_join!(written, read)?;
         if next.is_empty() {
             break;
@@ -109,7 +119,8 @@ async fn retrieve(
         offset += next.filled().len() as u64;
         last = Some(next);
     }
-    if offset >= facts.bytes {
+    outlet.finish().await?;
+    if offset >= facts.bytes.min(range.end) {
         return Ok(());
     }
     // The size may have been an old one, while what was read is the whole of the object as it is now.
@@ -117,13 +128,15 @@ async fn retrieve(
     if offset < facts.bytes { Err(Broken::Truncated) } else { Ok(()) }
 }
 
-/// The piece at `offset`; empty at the end of the file.
-async fn read_piece(file: &Arc<OwnedFd>, offset: u64, tools: &Tools) -> io::Result<Piece> {
+/// The piece at the start of `range`; empty at its end, and at the end of the file.
+async fn read_piece(file: &Arc<OwnedFd>, range: Range<u64>, tools: &Tools) -> io::Result<Piece> {
     let _place = tools.means.reads.acquire().await.map_err(io::Error::other)?;
     let (file, mut piece) = (file.clone(), tools.take_piece());
     blocking(move || {
+        let left = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let room_bytes = piece.spare().len().min(left);
         loop {
-            match rustix::io::pread(&file, piece.spare(), offset) {
+            match rustix::io::pread(&file, &mut piece.spare()[..room_bytes], range.start) {
                 Ok(bytes) => {
                     piece.fill(bytes);
                     return Ok(piece);
@@ -136,39 +149,106 @@ async fn read_piece(file: &Arc<OwnedFd>, offset: u64, tools: &Tools) -> io::Resu
     .await
 }
 
-async fn write_piece(data: &mut DataConnection, piece: Option<Piece>, tools: &Tools) -> Result<(), Broken> {
-    let Some(piece) = piece else { return Ok(()) };
-    let mut left = piece.filled();
-    while !left.is_empty() {
-        let allowed = tools.throttle.allow(Direction::Download, left.len()).await;
-        let (now, later) = left.split_at(allowed);
-        write(data, now, tools).await?;
-        left = later;
-    }
-    Ok(())
+/// The way to the client, through a conversion if there is one.
+struct Outlet<'a> {
+    data: &'a mut DataConnection,
+    conversion: Option<Conversion>,
+    tools: &'a Tools,
+    /// Listings are not.
+    is_throttled: bool,
 }
 
-async fn write(data: &mut DataConnection, bytes: &[u8], tools: &Tools) -> Result<(), Broken> {
-    let Tools { means, meter, .. } = tools;
-    let stall = means.stall();
-    data.write_all(bytes, stall).await.map_err(|error| Broken::of_connection(error, stall))?;
-    meter.add(bytes.len() as u64);
-    Ok(())
+impl Outlet<'_> {
+    /// Sends all of `bytes`, and gives them back.
+    async fn send<B: AsRef<[u8]> + Send + 'static>(&mut self, bytes: B) -> Result<B, Broken> {
+        let bytes = match self.conversion.take() {
+            None => {
+                self.write(bytes.as_ref(), true).await?;
+                bytes
+            }
+            Some(conversion) => {
+                let bytes = self.convert(conversion, bytes, false).await?;
+                // Bytes of the file are counted, whatever they become on the wire.
+                self.tools.meter.add(bytes.as_ref().len() as u64);
+                bytes
+            }
+        };
+        Ok(bytes)
+    }
+
+    /// Sends what a conversion has held back.
+    async fn finish(&mut self) -> Result<(), Broken> {
+        match self.conversion.take() {
+            None => Ok(()),
+            Some(conversion) => self.convert(conversion, [], true).await.map(drop),
+        }
+    }
+
+    /// To deflate a piece takes tens of milliseconds: no deed for a thread that others wait for.
+    async fn convert<B: AsRef<[u8]> + Send + 'static>(
+        &mut self,
+        mut conversion: Conversion,
+        mut bytes: B,
+        is_last: bool,
+    ) -> Result<B, Broken> {
+        let mut taken = 0;
+        loop {
+            let place = self.tools.means.steps.acquire().await.map_err(|_| Broken::Lost)?;
+            let mut room = self.tools.take_piece();
+            let step;
+            (conversion, bytes, room, step) = blocking(move || {
+                let step = conversion.convert(&bytes.as_ref()[taken..], room.spare(), is_last);
+                Ok((conversion, bytes, room, step))
+            })
+            .await
+            .map_err(|error| Broken::of_mount(&error, Deed::Read))?;
+            drop(place);
+            let step = step.map_err(Broken::Garbled)?;
+            taken += step.taken;
+            room.fill(step.made);
+            self.write(room.filled(), false).await?;
+            if step.is_done {
+                self.conversion = Some(conversion);
+                return Ok(bytes);
+            }
+        }
+    }
+
+    async fn write(&mut self, mut bytes: &[u8], is_counted: bool) -> Result<(), Broken> {
+        let Tools { means, throttle, meter } = self.tools;
+        let stall = means.stall();
+        while !bytes.is_empty() {
+            let allowed = match self.is_throttled {
+                true => throttle.allow(Direction::Download, bytes.len()).await,
+                false => bytes.len(),
+            };
+            let (now, later) = bytes.split_at(allowed);
+            self.data.write_all(now, stall).await.map_err(|error| Broken::of_connection(error, stall))?;
+            if is_counted {
+                meter.add(now.len() as u64);
+            }
+            bytes = later;
+        }
+        Ok(())
+    }
 }
 
 async fn list(
     home: &Arc<Home>,
     request: ListRequest,
     look: Look,
-    data: &mut DataConnection,
+    outlet: &mut Outlet<'_>,
     announcer: &mut Announcer,
-    tools: &Tools,
 ) -> Result<Complete, Broken> {
-    let of_mount = |error: io::Error| Broken::of_mount(&error, Deed::Look);
+    let deed = match request.form {
+        ListForm::Facts => Deed::LookForFacts,
+        ListForm::Long | ListForm::Names => Deed::Look,
+    };
+    let of_mount = |error: io::Error| Broken::of_mount(&error, deed);
     let mut lister =
         home.run(move |root| Lister::open(root, &request, look, now())).await.map_err(of_mount)?;
     announcer.announce(Opened { bytes: None });
-    data.secure().await.map_err(Broken::NotSecured)?;
+    outlet.data.secure().await.map_err(Broken::NotSecured)?;
     let mut lines = Vec::new();
     loop {
         let more;
@@ -178,9 +258,10 @@ async fn list(
         })
         .await
         .map_err(of_mount)?;
-        write(data, &lines, tools).await?;
+        lines = outlet.send(lines).await?;
         lines.clear();
         if !more {
+            outlet.finish().await?;
             return Ok(Complete::Listed { names: lister.told(), cut: lister.is_cut() });
         }
     }

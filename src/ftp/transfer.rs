@@ -12,6 +12,7 @@
 
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -26,6 +27,7 @@ use super::{
     buffers::Buffers,
     command::ListRequest,
     control::ControlWatch,
+    conversion::{Conversion, Garbled},
     data::{DataConnection, NotSecured},
     home::StoreHow,
     listing::Look,
@@ -57,13 +59,17 @@ pub(super) enum Work {
         how: StoreHow,
         /// What ALLO has told.
         bytes_told: Option<u64>,
+        conversion: Option<Conversion>,
     },
     Retrieve {
-        start: u64,
+        /// From where REST says to the end, or what RANG says.
+        range: Range<u64>,
+        conversion: Option<Conversion>,
     },
     List {
         request: ListRequest,
         look: Look,
+        conversion: Option<Conversion>,
     },
 }
 
@@ -79,6 +85,10 @@ pub(super) struct Means {
     /// Steps of uploads, each a few milliseconds long.
     pub(super) steps: Semaphore,
     pub(super) reads: Semaphore,
+    /// Transfers in mode Z at once: each holds some 300 KiB for its windows.
+    pub(super) deflates: Arc<Semaphore>,
+    /// Checksums that are being computed.
+    pub(super) checksums: Semaphore,
 }
 
 impl Means {
@@ -89,6 +99,8 @@ impl Means {
             commits: Semaphore::new(BLOCKING_WAITS_MAX),
             steps: Semaphore::new(STEPS_MAX),
             reads: Semaphore::new(BLOCKING_WAITS_MAX),
+            deflates: Arc::new(Semaphore::new(DEFLATES_MAX)),
+            checksums: Semaphore::new(CHECKSUMS_MAX),
         };
         means.set_stall(stall);
         means
@@ -108,6 +120,10 @@ impl Means {
 
 /// More would only compete for the same cores.
 const STEPS_MAX: usize = 64;
+/// 32 MiB at most.
+const DEFLATES_MAX: usize = 100;
+/// They are a matter of processors; transfers want some too.
+const CHECKSUMS_MAX: usize = 8;
 /// A tokio runtime has 512 threads for blocking steps unless told otherwise.
 const BLOCKING_WAITS_MAX: usize = 192;
 
@@ -188,6 +204,8 @@ pub(super) enum Broken {
     },
     /// The file ended before its size.
     Truncated,
+    /// What came is not what mode Z takes.
+    Garbled(Garbled),
     Mount(Errno, Deed),
     /// Nobody has told an outcome.
     Lost,
@@ -242,6 +260,7 @@ impl Broken {
                 Reply::new(554, format!("REST is past the end: {path} has {bytes} bytes"))
             }
             Self::Truncated => Reply::new(451, format!("{path}: It has become shorter meanwhile")),
+            Self::Garbled(garbled) => Reply::new(426, format!("Transfer aborted: {}", garbled.why())),
             Self::Mount(errno, deed) => {
                 let (code, why) = reason(*errno, *deed);
                 Reply::new(code, format!("{path}: {why}"))
@@ -267,6 +286,7 @@ impl Broken {
             Self::SizeDiffers { told, came } => format!("ALLO told {told} bytes, {came} came"),
             Self::RestPastEnd { bytes } => format!("REST is past the end of {bytes} bytes"),
             Self::Truncated => "file became shorter meanwhile".to_owned(),
+            Self::Garbled(garbled) => garbled.why().to_owned(),
             Self::Mount(errno, _) => errno.to_string(),
             Self::Lost => "internal failure".to_owned(),
         }

@@ -181,6 +181,11 @@ impl User {
         &self.lasting.rates
     }
 
+    /// Whether its mount keeps times and modes that are set (`posix_metadata`).
+    pub(super) fn keeps_metadata(&self) -> bool {
+        self.lasting.identity.posix_metadata
+    }
+
     /// `known`: the same user before a reload.
     fn new(user: &UserConfig, known: Option<&Self>, ground: Ground) -> Self {
         let (home, lasting) = match known {
