@@ -335,3 +335,30 @@ fn a_terminal_that_goes_takes_the_program_along() {
     assert_eq!(terminal.wait(10).unwrap().signal(), Some(9));
     assert!(eventually(20, || !common::is_alive(pid)), "nobody would stop it any more");
 }
+
+/// > A transfer that a rate holds back is not stalled, and a rate that SIGHUP changes holds for transfers under way too.
+#[test]
+fn a_rate_that_is_lifted_lets_a_transfer_go() {
+    let _watchdog = Watchdog::bark_after(120);
+    let emulator = Emulator::start();
+    let setup = Setup::new(&emulator).network("stall_timeout = 1s");
+    let mut gateway =
+        setup.account("user0", "max_upload_rate = 1000\nmax_download_rate_per_session = 1000").serve();
+    fs::write(gateway.home("user0").join("there"), vec![7; 1_000_000]).unwrap();
+    let port = gateway.ftp_port();
+    let (mut up, mut down) = (Client::log_in(port, "user0"), Client::log_in(port, "user0"));
+    let mut upload = up.begin("STOR f");
+    let sender = thread::spawn(move || upload.write_all(&vec![7; 1_000_000]).unwrap());
+    let mut download = down.begin("RETR there");
+    pause(Duration::from_millis(2500));
+    // At this rate each of them would take a quarter of an hour.
+    edit(&gateway, |text| text.replace("= 1000\n", "= 0\n"));
+    reload(&mut gateway);
+    let mut came = Vec::new();
+    download.read_to_end(&mut came).unwrap();
+    assert_eq!(came.len(), 1_000_000);
+    sender.join().unwrap();
+    up.hear(226);
+    down.hear(226);
+    assert_eq!(emulator.keys(), ["f", "there"]);
+}

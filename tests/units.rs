@@ -111,12 +111,20 @@ fn both_tell_systemd_when_they_are_ready_and_come_back_after_a_crash() {
     }
 }
 
+/// `Type=notify-reload` would do without it, but systemd knows that word since version 253 only.
+#[test]
+fn a_reload_is_a_hangup_of_the_main_process() {
+    for name in ["cosgate-mount.service", "cosgate-ftp.service"] {
+        assert_eq!(values(&unit(name), "ExecReload"), ["/bin/kill -HUP $MAINPID"], "{name}");
+    }
+}
+
 #[test]
 fn what_units_start_is_a_command_line_of_ours() {
     let mut starts = Vec::new();
     for name in ["cosgate-mount.service", "cosgate-ftp.service"] {
         let unit = unit(name);
-        for (key, value) in unit.iter().filter(|(key, _)| key.starts_with("Exec")) {
+        for (key, value) in unit.iter().filter(|(key, _)| key.starts_with("Exec") && key != "ExecReload") {
             let words: Vec<_> = value.split_whitespace().collect();
             assert_eq!(words[0], "/usr/local/bin/cosgate", "{name}");
             assert!(value.ends_with("-c /etc/cosgate/cosgate.conf"), "{name}");

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::config::RateLimits;
 
 /// What is made up for after a pause: so much time's worth of bytes goes at once.
-const CREDIT: Duration = Duration::from_millis(40);
+const CREDIT: Duration = Duration::from_millis(100);
 /// Quanta in a second, where they are not larger than [`QUANTUM_BYTES_MAX`].
 const QUANTA_PER_SECOND: u64 = 50;
 const QUANTUM_BYTES_MAX: u64 = 512 * 1024;
@@ -225,7 +225,7 @@ mod tests {
             session.reserve(Direction::Upload, usize::MAX, start);
             let after = start + Duration::from_millis(idle_ms);
             let bytes = moved(&[session], Duration::from_millis(100), after)[0];
-            prop_assert!(bytes <= rate * 14 / 100 + 2 * quantum(rate), "{bytes} at {rate}");
+            prop_assert!(bytes <= rate * 20 / 100 + 2 * quantum(rate), "{bytes} at {rate}");
         }
     }
 
@@ -264,10 +264,10 @@ mod tests {
             begun.elapsed()
         };
         let slow = carry(2_000_000).await;
-        assert!(slow > Duration::from_millis(1900) && slow < Duration::from_millis(2100), "{slow:?}");
+        assert!(slow > Duration::from_millis(1850) && slow < Duration::from_millis(2050), "{slow:?}");
         user.set(RateLimits { upload: Some(10_000_000), ..RateLimits::default() });
         let fast = carry(2_000_000).await;
-        assert!(fast > Duration::from_millis(150) && fast < Duration::from_millis(250), "{fast:?}");
+        assert!(fast > Duration::from_millis(50) && fast < Duration::from_millis(250), "{fast:?}");
         user.set(RateLimits::default());
         assert_eq!(carry(2_000_000).await, Duration::ZERO);
     }

@@ -694,7 +694,7 @@ async fn a_throttled_transfer_is_slow_and_whole_answers_stat_and_can_be_aborted(
     client.expect("226").await;
     other.expect("226").await;
     // Both share the rate of their user; no upper bound, for a machine may be busy.
-    assert!(begun.elapsed() > Duration::from_millis(850), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_millis(750), "{:?}", begun.elapsed());
     assert_eq!(std::fs::read(served.path().join("f")).unwrap(), content[..20_000]);
     std::fs::write(served.path().join("h"), &content).unwrap();
     let begun = tokio::time::Instant::now();
@@ -703,7 +703,7 @@ async fn a_throttled_transfer_is_slow_and_whole_answers_stat_and_can_be_aborted(
     let mut came = Vec::new();
     data.read_to_end(&mut came).await.unwrap();
     client.expect("226").await;
-    assert!(came == content && begun.elapsed() > Duration::from_millis(850), "{:?}", begun.elapsed());
+    assert!(came == content && begun.elapsed() > Duration::from_millis(750), "{:?}", begun.elapsed());
 
     // 20 bytes a second: nobody could wait for that, and nothing has to.
     served.config.users[0].rates.upload = Some(20);
