@@ -147,6 +147,10 @@ impl Doorkeeper {
         if let Some(times) = self.front.gate.refusals.tell() {
             warn!(address = %peer, reason = refusal.name(), times, "connection refused");
         }
+        if self.is_implicit {
+            // A client that expects TLS could not read it.
+            return;
+        }
         if let Err(error) = stream.try_write(&refusal.reply().encode(Names::default())) {
             debug!(%error, "refusal not told");
         }

@@ -44,6 +44,11 @@ impl Setup {
         }
     }
 
+    /// Where the home of an account will be.
+    pub fn home(&self, user: &str) -> PathBuf {
+        self.tree.path().join("homes").join(user)
+    }
+
     /// Another account on the bucket [`BUCKET`]; `lines` are further keys of its section, such as
     /// `delete_enable = false`.
     #[must_use]
