@@ -146,6 +146,9 @@ struct Demo {
     /// FTP port
     #[arg(long, value_name = "N", default_value_t = 2121)]
     port: u16,
+    /// FTPS as well, with a certificate of its own making
+    #[arg(long)]
+    tls: bool,
 }
 
 /// What the FTP client's subcommands share.
@@ -344,7 +347,7 @@ fn run_emulator(options: Emulator) -> Result<(), Failure> {
 
 fn run_demo(options: Demo) -> Result<(), Failure> {
     let log = telemetry::start_without_file(Level::WARN);
-    live(log, || demo::run(&DemoOptions { dir: options.dir, port: options.port }))
+    live(log, || demo::run(&DemoOptions { dir: options.dir, port: options.port, tls: options.tls }))
 }
 
 fn run_get(options: Get) -> Result<(), Failure> {

@@ -107,6 +107,43 @@ fn a_bad_configuration_ends_with_78_and_tells_all_its_problems() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_used_ends_with_78_and_an_expired_one_is_a_warning() {
+    let (folder, text) = good();
+    let made = |until: i32| {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let lines = format!("[NETWORK]\ntls_cert = {}\ntls_key = {}\n", path("cert.pem"), path("key.pem"));
+    assert!(!text.contains("[NETWORK]"));
+    fs::write(folder.path().join("tls.conf"), text.replace("[OPTIONAL]", &format!("{lines}[OPTIONAL]")))
+        .unwrap();
+    let (good, stranger, expired) = (made(2901), made(2901), made(2002));
+    for (certificate, key, says) in [
+        (None, Some(&good.1), "[NETWORK] tls_cert: "),
+        (Some(&good.0), None, "[NETWORK] tls_key: "),
+        (Some(&good.0), Some(&stranger.1), "[NETWORK] tls_key: "),
+    ] {
+        for (name, content) in [("cert.pem", certificate), ("key.pem", key)] {
+            fs::write(folder.path().join(name), content.map_or("nothing", String::as_str)).unwrap();
+        }
+        for subcommand in ["check", "serve", "ftp"] {
+            let (code, _, stderr) = cosgate(folder.path(), &[subcommand, "-c", "tls.conf"]);
+            assert_eq!(code, Some(78), "{subcommand}: {stderr}");
+            assert!(stderr.lines().any(|line| line.starts_with(says)), "{says} expected: {stderr}");
+        }
+    }
+    fs::write(folder.path().join("cert.pem"), &expired.0).unwrap();
+    fs::write(folder.path().join("key.pem"), &expired.1).unwrap();
+    let (code, stdout, stderr) = cosgate(folder.path(), &["check", "-c", "tls.conf"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("# warning: [NETWORK] tls_cert: ") && stdout.contains("has expired"), "{stdout}");
+}
+
+#[test]
 fn without_a_file_the_search_order_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let (code, _, stderr) = cosgate(folder.path(), &["check"]);

@@ -10,7 +10,7 @@ use std::{
 
 use common::{
     Emulator, Gateway, Process, Setup, TempTree, Watchdog, children_of, eventually, is_alive, mounts_below,
-    pause,
+    pause, shell,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -143,14 +143,18 @@ fn the_demo_leaves_nothing_behind() {
     let dir = tree.path().join("demo");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cosgate"));
     command
-        .args(["demo", "--port", "0", "--dir"])
+        .args(["demo", "--tls", "--port", "0", "--dir"])
         .arg(&dir)
         .env("RUNTIME_DIRECTORY", tree.path().join("run"));
     let mut demo = Process::start("cosgate demo", &mut command);
     demo.wait_for_line(20, |line| line == "ready");
     demo.wait_for_line(5, |line| line.contains("curl -T"));
+    let with_tls = demo.wait_for_line(5, |line| line.contains("curl --ssl-reqd"));
+    let (is_done, said) = shell(with_tls.trim());
+    assert!(is_done, "{with_tls}: {said}");
     let children: Vec<u32> = children_of(demo.pid()).into_iter().map(|(pid, _)| pid).collect();
     assert_eq!(children.len(), 2, "the store and the mounts");
+    assert!(dir.join("user0/os-release").is_file(), "the line that it prints works");
     fs::write(dir.join("user0/f"), b"bytes").expect("the mount takes a file");
     fs::write(dir.join("user1/f"), b"bytes").expect("the mount takes a file");
     assert!(fs::remove_file(dir.join("user1/f")).is_err(), "user1 may not delete");

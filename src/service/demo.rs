@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use rcgen::{CertificateParams, DnType, KeyPair};
 use tokio::{process::Child, time::timeout};
 use tracing::warn;
 
@@ -39,6 +40,8 @@ pub struct DemoOptions {
     /// `None`: a temporary directory, removed at the end.
     pub dir: Option<PathBuf>,
     pub port: u16,
+    /// FTPS as well, with a certificate of its own making.
+    pub tls: bool,
 }
 
 /// Runs the demonstration until it is asked to stop.
@@ -56,16 +59,16 @@ pub fn run(options: &DemoOptions) -> anyhow::Result<()> {
     );
     raise_descriptor_limit();
     let place = Place::new(options.dir.as_deref())?;
-    multi_thread()?.block_on(demonstrate(&place, options.port))
+    multi_thread()?.block_on(demonstrate(&place, options))
 }
 
-async fn demonstrate(place: &Place, port: u16) -> anyhow::Result<()> {
+async fn demonstrate(place: &Place, options: &DemoOptions) -> anyhow::Result<()> {
     let wishes = Wishes::listen(false).context("cannot listen to signals")?;
     let (mut store, address) = start_store(&place.dir).await?;
     let shown = async {
-        let file = write_config(&place.dir, address, port)?;
+        let file = write_config(&place.dir, address, options)?;
         let config = Config::load(&file)?;
-        live(&config, &file, &wishes, |port| explain(&place.dir, port)).await
+        live(&config, &file, &wishes, |port| explain(&place.dir, port, options.tls)).await
     };
     let end = shown.await;
     if let Err(error) = terminate(&mut store, STORE_PATIENCE).await {
@@ -141,7 +144,7 @@ async fn start_store(dir: &Path) -> anyhow::Result<(Child, SocketAddr)> {
 }
 
 /// The configuration, readable by its owner alone: it holds what logins need.
-fn write_config(dir: &Path, store: SocketAddr, port: u16) -> anyhow::Result<PathBuf> {
+fn write_config(dir: &Path, store: SocketAddr, options: &DemoOptions) -> anyhow::Result<PathBuf> {
     let file = dir.join("demo.conf");
     let mut text = String::from("# Written by `cosgate demo`, anew at each start.\n\n");
     for number in 0..USERS.len() {
@@ -156,20 +159,44 @@ fn write_config(dir: &Path, store: SocketAddr, port: u16) -> anyhow::Result<Path
             number == 0,
         ));
     }
-    text.push_str(&format!(
-        "[NETWORK]\nlisten_port = {port}\n\n[OPTIONAL]\nlog_level = WARNING\nlog_dir = {}\n",
-        dir.join("log").display()
-    ));
-    let write = || -> io::Result<()> {
-        let mut output =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file)?;
-        output.write_all(text.as_bytes())
-    };
-    write().with_context(|| format!("cannot write {}", file.display()))?;
+    text.push_str(&format!("[NETWORK]\nlisten_port = {}\n", options.port));
+    if options.tls {
+        let (certificate, key) = make_certificate(dir)?;
+        text.push_str(&format!("tls_cert = {}\ntls_key = {}\n", certificate.display(), key.display()));
+    }
+    text.push_str(&format!("\n[OPTIONAL]\nlog_level = WARNING\nlog_dir = {}\n", dir.join("log").display()));
+    write_private(&file, &text)?;
     Ok(file)
 }
 
-fn explain(dir: &Path, port: u16) {
+/// For the names that a terminal on this machine uses. Made anew at each start.
+fn make_certificate(dir: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let key = KeyPair::generate().context("no key")?;
+    let mut params = CertificateParams::new(names).context("no certificate")?;
+    params.distinguished_name.push(DnType::CommonName, "cosgate demo");
+    let certificate = params.self_signed(&key).context("no certificate")?;
+    let (certificate_file, key_file) = (certificate_file(dir), dir.join("tls-key.pem"));
+    write_private(&certificate_file, &certificate.pem())?;
+    write_private(&key_file, &key.serialize_pem())?;
+    Ok((certificate_file, key_file))
+}
+
+fn certificate_file(dir: &Path) -> PathBuf {
+    dir.join("tls-cert.pem")
+}
+
+/// A file for its owner alone.
+fn write_private(file: &Path, text: &str) -> anyhow::Result<()> {
+    let write = || -> io::Result<()> {
+        let mut output =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)?;
+        output.write_all(text.as_bytes())
+    };
+    write().with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn explain(dir: &Path, port: u16, tls: bool) {
     let (home, login) = (dir.join(USERS[0]), format!("{}:{}", USERS[0], PASSWORDS[0]));
     say("");
     say("Two buckets are mounted and served by FTP. Try, in another terminal:");
@@ -181,6 +208,20 @@ fn explain(dir: &Path, port: u16) {
     ));
     say(&format!("  ls -l {}", home.display()));
     say(&format!("  cp /etc/passwd {}/ && curl ftp://{login}@127.0.0.1:{port}/passwd", home.display()));
+    if tls {
+        let certificate = certificate_file(dir);
+        let certificate = certificate.display();
+        say("");
+        say("With TLS:");
+        say("");
+        say(&format!(
+            "  curl --ssl-reqd --cacert {certificate} -T /etc/os-release ftp://{login}@localhost:{port}/"
+        ));
+        say(&format!(
+            "  lftp -u {},{} -e 'set ftp:ssl-force yes; set ssl:ca-file {certificate}; ls; bye' ftp://localhost:{port}",
+            USERS[0], PASSWORDS[0]
+        ));
+    }
     say("");
     say(&format!(
         "{} / {} may not delete (delete_enable = false); its home is {}.",

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::{Config, FtpConfig},
-    ftp::{FtpControl, FtpFront, Records},
+    ftp::{FtpControl, FtpError, FtpFront, Records},
 };
 
 /// Serves FTP over directories that are mounted already, until it is asked to stop.
@@ -65,11 +65,15 @@ async fn reload(config: &mut Config, control: &FtpControl) {
 }
 
 pub(super) fn bind(config: &Config) -> anyhow::Result<FtpFront> {
-    FtpFront::bind(&config.ftp, Records::open(&config.log)).with_context(|| {
-        format!(
-            "cannot listen on port {}: is another server there? [NETWORK] listen_port",
-            config.ftp.listen_port
-        )
+    let implicit_port = config.ftp.tls.as_ref().and_then(|tls| tls.implicit_port);
+    FtpFront::bind(&config.ftp, Records::open(&config.log)).map_err(|error| match &error {
+        FtpError::Listen { address, .. } => {
+            let port = address.port();
+            let setting = if implicit_port == Some(port) { "tls_implicit_port" } else { "listen_port" };
+            let why = format!("cannot listen on port {port}: is another server there? [NETWORK] {setting}");
+            anyhow::Error::new(error).context(why)
+        }
+        FtpError::NoAddress | FtpError::Certificate(_) => error.into(),
     })
 }
 
@@ -79,6 +83,11 @@ pub(super) fn tell_listening(front: &FtpFront) -> u16 {
     ports.dedup();
     for port in &ports {
         say(&format!("listening on port {port}"));
+    }
+    let mut implicit_ports = front.implicit_ports();
+    implicit_ports.dedup();
+    for port in &implicit_ports {
+        say(&format!("implicit TLS on port {port}"));
     }
     ports.first().copied().unwrap_or_default()
 }

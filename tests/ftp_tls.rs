@@ -1,0 +1,281 @@
+//! FTPS on the real thing: the clients that people have, over `cosgate serve` in a child process.
+//!
+//! What the wire alone can prove stands in `src/ftp/tls_tests.rs`.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use common::{Emulator, Gateway, Setup, TempTree, Watchdog, eventually, pause, require, shell};
+use rcgen::{CertificateParams, KeyPair};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Python's own client, and one that resumes the session of its control connection as newer clients do.
+const PYTHON: &str = r#"
+import ftplib, io, ssl, sys
+
+class Resuming(ftplib.FTP_TLS):
+    def ntransfercmd(self, command, rest=None):
+        data, size = ftplib.FTP.ntransfercmd(self, command, rest)
+        if self._prot_p:
+            data = self.context.wrap_socket(data, server_hostname=self.host, session=self.sock.session)
+        return data, size
+
+def session(kind, version=ssl.TLSVersion.TLSv1_3):
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    context.minimum_version = context.maximum_version = version
+    ftp = kind(context=context, timeout=60)
+    ftp.connect("localhost", PORT)
+    ftp.login("user0", "user0-password")
+    ftp.prot_p()
+    return ftp
+"#;
+
+/// Makes a certificate for localhost, or replaces it.
+fn make_certificate(directory: &Path) -> PathBuf {
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+    fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+    fs::write(directory.join("cert.pem"), certificate.pem()).unwrap();
+    directory.join("cert.pem")
+}
+
+/// A gateway with TLS, and the certificate that its clients have to trust.
+struct Secured {
+    emulator: Emulator,
+    gateway: Gateway,
+    tree: TempTree,
+    certificate: PathBuf,
+}
+
+impl Secured {
+    fn start(lines: &[&str]) -> Self {
+        let (emulator, tree) = (Emulator::start(), TempTree::new());
+        let certificate = make_certificate(tree.path());
+        let key = tree.path().join("key.pem");
+        let setup = Setup::new(&emulator)
+            .account("user0", "")
+            .network(&format!("tls_cert = {}", certificate.display()))
+            .network(&format!("tls_key = {}", key.display()));
+        let gateway = lines.iter().fold(setup, |setup, line| setup.network(line)).serve();
+        Self { emulator, gateway, tree, certificate }
+    }
+
+    /// A file of bytes that differ from place to place.
+    fn file(&self, name: &str, bytes: usize) -> PathBuf {
+        let path = self.tree.path().join(name);
+        let content: Vec<u8> = (0..bytes).map(|index| u8::try_from(index * 7 % 253).unwrap()).collect();
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Runs a program of Python with [`PYTHON`] before it.
+    fn python(&mut self, program: &str) -> (bool, String) {
+        shell(&format!("python3 {}", self.script(program).display()))
+    }
+
+    fn script(&mut self, program: &str) -> PathBuf {
+        require("python3");
+        let path = self.tree.path().join("client.py");
+        let (certificate, port) = (self.certificate.display(), self.gateway.ftp_port());
+        fs::write(&path, format!("CERTIFICATE = '{certificate}'\nPORT = {port}\n{PYTHON}\n{program}\n"))
+            .unwrap();
+        path
+    }
+}
+
+#[test]
+fn curl_and_lftp_store_read_and_list_by_explicit_and_implicit_tls() {
+    let _watchdog = Watchdog::bark_after(180);
+    ["curl", "lftp"].into_iter().for_each(require);
+    // Nobody else is likely to take it in between.
+    let implicit = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut front = Secured::start(&[&format!("tls_implicit_port = {implicit}"), "tls_required = all"]);
+    let file = front.file("up.bin", 5_000_001);
+    let (file, certificate, dir) = (file.display(), front.certificate.display(), front.tree.path().display());
+    let login = format!("user0:user0-password@localhost:{}", front.gateway.ftp_port());
+    let at_once = format!("user0:user0-password@localhost:{implicit}");
+    let lftp = format!(
+        "lftp -c 'set net:max-retries 1; set ssl:ca-file {certificate}; set ftp:ssl-force yes; set cmd:fail-exit yes;"
+    );
+    for line in [
+        format!("curl -sS --ssl-reqd --cacert {certificate} -T {file} ftp://{login}/explicit"),
+        format!("curl -sS --ssl-reqd --cacert {certificate} ftp://{login}/explicit | cmp - {file}"),
+        format!(
+            "curl -sS --ssl-reqd --tls-max 1.2 --cacert {certificate} ftp://{login}/explicit | cmp - {file}"
+        ),
+        format!("curl -sS --ssl-reqd --cacert {certificate} -l ftp://{login}/ | grep -qx explicit"),
+        format!("curl -sS --cacert {certificate} -T {file} ftps://{at_once}/implicit"),
+        format!("curl -sS --cacert {certificate} ftps://{at_once}/implicit | cmp - {file}"),
+        format!(
+            "{lftp} open ftp://{login}; put {file} -o lftp; get lftp -o {dir}/back; ls' && cmp {dir}/back {file}"
+        ),
+        format!("{lftp} set ftp:passive-mode no; open ftp://{login}; put {file} -o lftp-active'"),
+        format!("{lftp} open ftps://{at_once}; put {file} -o lftps; cat lftps' | cmp - {file}"),
+    ] {
+        let (is_done, said) = shell(&line);
+        assert!(is_done, "{line}: {said}");
+    }
+    for line in [
+        format!("curl -sS ftp://{login}/explicit"),
+        format!("curl -sS --ftp-ssl-control --cacert {certificate} ftp://{login}/explicit"),
+    ] {
+        let (is_done, said) = shell(&line);
+        assert!(!is_done, "in clear: {line}: {said}");
+    }
+    let keys = ["explicit", "implicit", "lftp", "lftp-active", "lftps"];
+    assert_eq!(front.emulator.keys(), keys);
+}
+
+#[test]
+fn pythons_ftplib_is_content_with_and_without_session_reuse() {
+    let _watchdog = Watchdog::bark_after(120);
+    let mut front = Secured::start(&[]);
+    let (is_done, said) = front.python(
+        r#"
+content = bytes(range(251)) * 20000
+for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+    for kind in ftplib.FTP_TLS, Resuming:
+        ftp = session(kind, version)
+        for turn in range(4):
+            ftp.set_pasv(turn % 2 == 0)
+            # It waits for the server's close_notify, and raises where there is none.
+            assert ftp.storbinary("STOR f", io.BytesIO(content)).startswith("226 ")
+            came = io.BytesIO()
+            assert ftp.retrbinary("RETR f", came.write).startswith("226 ")
+            assert came.getvalue() == content
+            assert ftp.nlst() == ["f"]
+        ftp.quit()
+"#,
+    );
+    assert!(is_done, "{said}");
+}
+
+#[test]
+fn session_reuse_can_be_required() {
+    let _watchdog = Watchdog::bark_after(120);
+    ["curl", "lftp"].into_iter().for_each(require);
+    let mut front = Secured::start(&["tls_session_reuse = required"]);
+    let (is_done, said) = front.python(
+        r#"
+for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+    ftp = session(Resuming, version)
+    for turn in range(10):
+        assert ftp.storbinary("STOR f", io.BytesIO(b"abc")).startswith("226 ")
+    ftp.quit()
+    ftp = session(ftplib.FTP_TLS, version)
+    try:
+        ftp.storbinary("STOR g", io.BytesIO(b"abc"))
+        sys.exit("a session of its own was let in")
+    except (ConnectionError, ssl.SSLError, ssl.SSLEOFError):
+        # The reset of the data connection may be heard first: the reply is behind it.
+        try:
+            sys.exit("a session of its own was let in: " + ftp.getresp())
+        except ftplib.error_perm as refusal:
+            assert str(refusal).startswith("522 "), refusal
+    except ftplib.error_perm as refusal:
+        assert str(refusal).startswith("522 "), refusal
+"#,
+    );
+    assert!(is_done, "{said}");
+    assert_eq!(front.emulator.keys(), ["f"]);
+    let file = front.file("up.bin", 100_000);
+    let (file, certificate) = (file.display(), front.certificate.display());
+    let login = format!("user0:user0-password@localhost:{}", front.gateway.ftp_port());
+    for line in [
+        format!("curl -sS --ssl-reqd --cacert {certificate} -T {file} ftp://{login}/curl"),
+        format!("curl -sS --ssl-reqd --cacert {certificate} -T '{{{file},{file}}}' ftp://{login}/"),
+        format!(
+            "lftp -c 'set net:max-retries 1; set ssl:ca-file {certificate}; set cmd:fail-exit yes; open ftp://{login}; \
+             put {file} -o lftp; ls; cat lftp' | tail -c 100000 | cmp - {file}"
+        ),
+    ] {
+        let (is_done, said) = shell(&line);
+        assert!(is_done, "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_killed_client_leaves_no_object() {
+    let _watchdog = Watchdog::bark_after(180);
+    let mut front = Secured::start(&[]);
+    let script = front.script(
+        r#"
+class Slow:
+    def __init__(self):
+        self.pieces = 0
+    def read(self, size):
+        self.pieces += 1
+        if self.pieces == 40:
+            print("half way", flush=True)
+            import time
+            time.sleep(60)
+        return bytes(size)
+session(ftplib.FTP_TLS).storbinary("STOR killed", Slow())
+"#,
+    );
+    for _ in 0..10 {
+        let mut client = Command::new("python3").arg(&script).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(client.stdout.as_mut().unwrap()), &mut line)
+            .unwrap();
+        assert_eq!(line, "half way\n");
+        kill_process(Pid::from_child(&client), Signal::KILL).unwrap();
+        client.wait().unwrap();
+    }
+    // A session after it proves that the gateway has come that far.
+    let (is_done, said) = front.python(r#"session(Resuming).storbinary("STOR whole", io.BytesIO(b"abc"))"#);
+    assert!(is_done, "{said}");
+    pause(Duration::from_millis(500));
+    assert_eq!(front.emulator.keys(), ["whole"]);
+}
+
+#[test]
+fn a_download_that_the_server_breaks_does_not_look_complete() {
+    let _watchdog = Watchdog::bark_after(120);
+    require("curl");
+    let mut front = Secured::start(&[]);
+    let file = front.file("up.bin", 30_000_000);
+    let (file, certificate) = (file.display().to_string(), front.certificate.display().to_string());
+    let url = format!("ftp://user0:user0-password@localhost:{}/f", front.gateway.ftp_port());
+    let (is_done, said) = shell(&format!("curl -sS --ssl-reqd --cacert {certificate} -T {file} {url}"));
+    assert!(is_done, "{said}");
+    let mut client = Command::new("curl")
+        .args(["-sS", "--ssl-reqd", "--limit-rate", "2M", "--cacert", &certificate, "-o"])
+        .arg(front.tree.path().join("down.bin"))
+        .arg(&url)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(eventually(20, || front.tree.path().join("down.bin").exists()));
+    front.gateway.kill();
+    assert!(!client.wait().unwrap().success());
+}
+
+#[test]
+fn a_replaced_certificate_is_noticed() {
+    let _watchdog = Watchdog::bark_after(120);
+    require("curl");
+    let mut front = Secured::start(&[]);
+    let url = format!("ftp://user0:user0-password@localhost:{}/", front.gateway.ftp_port());
+    let line = format!("curl -sS --ssl-reqd --cacert {} {url}", front.certificate.display());
+    assert!(shell(&line).0);
+    // What does not fit changes nothing.
+    fs::copy(&front.certificate, front.tree.path().join("trusted.pem")).unwrap();
+    let trusting = format!("curl -sS --ssl-reqd --cacert {}/trusted.pem {url}", front.tree.path().display());
+    fs::write(&front.certificate, "nothing").unwrap();
+    pause(Duration::from_secs(5));
+    assert!(shell(&trusting).0);
+    make_certificate(front.tree.path());
+    assert!(eventually(20, || shell(&line).0), "the new certificate is served");
+    assert!(!shell(&trusting).0, "and the old one is not");
+}
