@@ -93,6 +93,7 @@ impl Secured {
     }
 }
 
+/// > With `tls_cert`, TLS protects control and data connections, after AUTH TLS and on `tls_implicit_port`, passive and active.
 #[test]
 fn curl_and_lftp_store_read_and_list_by_explicit_and_implicit_tls() {
     let _watchdog = Watchdog::bark_after(180);
@@ -136,6 +137,7 @@ fn curl_and_lftp_store_read_and_list_by_explicit_and_implicit_tls() {
     assert_eq!(front.emulator.keys(), keys);
 }
 
+/// > Over TLS a whole transfer ends with close_notify, and a download that broke without it.
 #[test]
 fn pythons_ftplib_is_content_with_and_without_session_reuse() {
     let _watchdog = Watchdog::bark_after(120);
@@ -160,6 +162,7 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
     assert!(is_done, "{said}");
 }
 
+/// > `tls_session_reuse = required` refuses a data connection that does not resume the TLS session of its own control connection.
 #[test]
 fn session_reuse_can_be_required() {
     let _watchdog = Watchdog::bark_after(120);
@@ -204,6 +207,7 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
     }
 }
 
+/// > A client that is killed in the middle of an upload over TLS publishes nothing.
 #[test]
 fn a_killed_client_leaves_no_object() {
     let _watchdog = Watchdog::bark_after(180);
@@ -239,6 +243,7 @@ session(ftplib.FTP_TLS).storbinary("STOR killed", Slow())
     assert_eq!(front.emulator.keys(), ["whole"]);
 }
 
+/// > Over TLS a whole transfer ends with close_notify, and a download that broke without it.
 #[test]
 fn a_download_that_the_server_breaks_does_not_look_complete() {
     let _watchdog = Watchdog::bark_after(120);
@@ -261,6 +266,7 @@ fn a_download_that_the_server_breaks_does_not_look_complete() {
     assert!(!client.wait().unwrap().success());
 }
 
+/// > A certificate is served as soon as its files have changed; one that cannot be used changes nothing.
 #[test]
 fn a_replaced_certificate_is_noticed() {
     let _watchdog = Watchdog::bark_after(120);
@@ -278,4 +284,91 @@ fn a_replaced_certificate_is_noticed() {
     make_certificate(front.tree.path());
     assert!(eventually(20, || shell(&line).0), "the new certificate is served");
     assert!(!shell(&trusting).0, "and the old one is not");
+}
+
+/// > `tls_required = control` refuses logins in clear, `all` refuses data in clear as well, however the data connection is made.
+#[test]
+fn what_must_be_behind_tls_is_refused_in_clear() {
+    let _watchdog = Watchdog::bark_after(120);
+    for (required, is_data_refused) in [("control", "False"), ("all", "True")] {
+        let mut front = Secured::start(&[&format!("tls_required = {required}")]);
+        let (is_done, said) = front.python(&format!(
+            "REFUSED = {is_data_refused}{}",
+            r#"
+plain = ftplib.FTP()
+plain.connect("localhost", PORT)
+try:
+    plain.login("user0", "user0-password")
+    sys.exit("a login in clear was let in")
+except ftplib.error_perm as refusal:
+    assert str(refusal).startswith("530 "), refusal
+for passive in True, False:
+    ftp = session(ftplib.FTP_TLS)
+    ftp.set_pasv(passive)
+    try:
+        ftp.prot_c()
+        assert not REFUSED, "PROT C was let in"
+    except ftplib.error_perm as refusal:
+        assert REFUSED and str(refusal).startswith("534 "), refusal
+    ftp.quit()
+    ftp = ftplib.FTP_TLS(context=ssl.create_default_context(cafile=CERTIFICATE))
+    ftp.connect("localhost", PORT)
+    ftp.login("user0", "user0-password")
+    ftp.set_pasv(passive)
+    try:
+        ftp.storbinary("STOR f", io.BytesIO(b"abc"))
+        assert not REFUSED, "data in clear was let in"
+    except ftplib.error_perm as refusal:
+        assert REFUSED and str(refusal).startswith("522 "), refusal
+"#
+        ));
+        assert!(is_done, "{said}");
+        assert_eq!(front.emulator.keys().is_empty(), is_data_refused == "True");
+    }
+}
+
+/// > With `tls_strict_eof` an upload that ends without close_notify publishes nothing.
+#[test]
+fn an_upload_without_close_notify_can_be_refused() {
+    let _watchdog = Watchdog::bark_after(120);
+    let mut front = Secured::start(&["tls_strict_eof = true"]);
+    let (is_done, said) = front.python(
+        r#"
+ftp = session(ftplib.FTP_TLS)
+data = ftp.transfercmd("STOR cut")
+data.sendall(b"abc")
+data.close()
+try:
+    sys.exit("it was taken for whole: " + ftp.getresp())
+except ftplib.error_temp as refusal:
+    assert str(refusal).startswith("426 "), refusal
+assert ftp.storbinary("STOR whole", io.BytesIO(b"abc")).startswith("226 ")
+"#,
+    );
+    assert!(is_done, "{said}");
+    assert_eq!(front.emulator.keys(), ["whole"]);
+}
+
+/// > PORT and EPRT lead to the client's own address, and to ports from 1024 upwards, or are refused.
+#[test]
+fn active_mode_leads_to_the_client_and_nowhere_else() {
+    let _watchdog = Watchdog::bark_after(120);
+    let mut front = Secured::start(&[]);
+    let (is_done, said) = front.python(
+        r#"
+ftp = ftplib.FTP()
+ftp.connect("127.0.0.1", PORT)
+ftp.login("user0", "user0-password")
+for line in "PORT 127,0,0,2,100,1", "PORT 127,0,0,1,0,25", "EPRT |1|10.0.0.1|20000|", "EPRT |1|127.0.0.1|1023|":
+    try:
+        sys.exit(line + " was let in: " + ftp.sendcmd(line))
+    except ftplib.error_perm as refusal:
+        assert str(refusal).startswith("504 "), refusal
+ftp.set_pasv(False)
+assert ftp.storbinary("STOR f", io.BytesIO(b"abc")).startswith("226 ")
+assert ftp.nlst() == ["f"]
+"#,
+    );
+    assert!(is_done, "{said}");
+    assert_eq!(front.emulator.keys(), ["f"]);
 }
