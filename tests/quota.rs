@@ -254,27 +254,69 @@ fn space(home: &Path) -> (u64, u64, u64, u64) {
     })
 }
 
-/// Uploads zeros by FTP. True: 226; false: 552, or the mount went away.
-fn put(port: u16, name: &str, bytes: usize, piece: usize) -> bool {
-    let mut control = BufReader::new(TcpStream::connect(("127.0.0.1", port)).unwrap());
-    let mut ask = |line: &str| {
+/// > `AVBL` and `SITE QUOTA` tell what is left, and `ALLO` of more than the whole quota is refused with 552.
+#[test]
+fn ftp_clients_hear_what_is_left() {
+    let _watchdog = Watchdog::bark_after(60);
+    let emulator = Emulator::start();
+    let limited = "quota = 10M\nquota_files = 5";
+    let mut gateway = Setup::new(&emulator).account("user0", limited).account("user1", "").serve();
+    assert!(put(gateway.ftp_port(), "a", 1 << 20, 1 << 20));
+    let mut client = Client::log_in(gateway.ftp_port(), "user0");
+    assert_eq!(client.ask("AVBL"), "213 9437184\r\n");
+    assert_eq!(client.ask("AVBL /"), "213 9437184\r\n");
+    assert!(client.ask("AVBL /absent").starts_with("550"));
+    let told = client.ask_all("SITE QUOTA");
+    assert!(told.contains("Bytes: 1048576 of 10485760 used, 9437184 left"), "{told}");
+    assert!(told.contains("Objects: 1 of 5 used, 4 left"), "{told}");
+    assert!(client.ask_all("FEAT").contains(" AVBL"));
+    assert!(client.ask("ALLO 10485761").starts_with("552"));
+    assert!(client.ask("ALLO 10485760").starts_with("200"));
+    let mut other = Client::log_in(gateway.ftp_port(), "user1");
+    let told = other.ask_all("SITE QUOTA");
+    assert!(told.contains("Bytes: no limit") && told.contains("Objects: no limit"), "{told}");
+    assert!(other.ask("ALLO 10485761").starts_with("200"));
+}
+
+/// Says lines and hears replies.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn log_in(port: u16, user: &str) -> Self {
+        let mut client = Self(BufReader::new(TcpStream::connect(("127.0.0.1", port)).unwrap()));
+        client.ask("");
+        client.ask(&format!("USER {user}"));
+        assert!(client.ask(&format!("PASS {user}-password")).starts_with("230"));
+        client
+    }
+
+    /// The last line of the reply; to nothing, of the next one.
+    fn ask(&mut self, line: &str) -> String {
+        self.ask_all(line).split_inclusive('\n').next_back().unwrap().to_owned()
+    }
+
+    fn ask_all(&mut self, line: &str) -> String {
         if !line.is_empty() {
-            control.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
+            self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
         }
         let mut reply = String::new();
-        while reply.as_bytes().get(3) != Some(&b' ') {
-            reply.clear();
-            assert!(control.read_line(&mut reply).unwrap() > 0, "hung up after {line}");
+        loop {
+            let begins = reply.len();
+            assert!(self.0.read_line(&mut reply).unwrap() > 0, "hung up after {line}");
+            if reply.as_bytes()[begins].is_ascii_digit() && reply.as_bytes().get(begins + 3) == Some(&b' ') {
+                return reply;
+            }
         }
-        reply
-    };
-    ask("");
-    ask("USER user0");
-    assert!(ask("PASS user0-password").starts_with("230"));
-    let passive = ask("EPSV");
+    }
+}
+
+/// Uploads zeros by FTP. True: 226; false: 552, or the mount went away.
+fn put(port: u16, name: &str, bytes: usize, piece: usize) -> bool {
+    let mut client = Client::log_in(port, "user0");
+    let passive = client.ask("EPSV");
     let data_port: u16 = passive.split("|||").nth(1).unwrap().split('|').next().unwrap().parse().unwrap();
     let mut data = TcpStream::connect(("127.0.0.1", data_port)).unwrap();
-    let begun = ask(&format!("STOR {name}"));
+    let begun = client.ask(&format!("STOR {name}"));
     assert!(begun.starts_with("150"), "{begun}");
     // The server hangs up on what it does not take.
     for sent in (0..bytes).step_by(piece) {
@@ -284,7 +326,7 @@ fn put(port: u16, name: &str, bytes: usize, piece: usize) -> bool {
         pause(Duration::from_millis(20));
     }
     drop(data);
-    let reply = ask("");
+    let reply = client.ask("");
     assert!(["226", "552", "450", "451"].contains(&&reply[..3]), "{reply}");
     reply.starts_with("226")
 }

@@ -20,7 +20,8 @@ use super::{
 };
 
 /// What FEAT tells to everybody.
-const FEATURES: [&str; 18] = [
+const FEATURES: [&str; 19] = [
+    "AVBL",
     "CLNT",
     "EPSV",
     "HOST",
@@ -83,10 +84,7 @@ impl FrontDesk {
             Command::Ccc => self.clear_command_channel(),
             Command::Rest(offset) => self.restart_at(offset),
             Command::Rang(range) => self.restrict_to(range),
-            Command::Allo(bytes) => {
-                self.bytes_told = Some(bytes);
-                Reply::new(200, format!("{bytes} bytes are expected"))
-            }
+            Command::Allo(bytes) => self.expect(bytes).await,
             Command::Abor => {
                 self.door = None;
                 Reply::new(226, "No transfer is under way")
@@ -106,6 +104,10 @@ impl FrontDesk {
                     self.cwd = path;
                     reply
                 }
+                Err(reply) => reply,
+            },
+            Command::Avbl(path) => match self.ask("CWD", &path, Deed::Look).await {
+                Ok(_) => self.available(&path).await,
                 Err(reply) => reply,
             },
             Command::Mlst(path) => self.facts_of(&path).await,

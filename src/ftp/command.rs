@@ -67,6 +67,7 @@ pub(super) enum Command {
     /// First and last byte; `None`: all.
     Rang(Option<(u64, u64)>),
     Allo(u64),
+    Avbl(ClientPath),
     Abor,
     Dele(ClientPath),
     Mkd(ClientPath),
@@ -236,6 +237,7 @@ impl Request<'_> {
         match verb {
             "PWD" | "XPWD" => self.bare(Command::Pwd),
             "CDUP" | "XCUP" => self.bare(Command::Cwd(self.cwd.join(".."))),
+            "AVBL" => Ok(Command::Avbl(self.cwd.join(self.argument))),
             "CWD" | "XCWD" => Ok(Command::Cwd(self.path()?)),
             "MLST" => Ok(Command::Mlst(self.cwd.join(self.argument))),
             "SIZE" | "XSIZ" => Ok(Command::Size(self.path()?)),

@@ -207,6 +207,11 @@ impl Root {
         self.above.as_ref().map_or_else(|| beneath.to_owned(), |(_, directory)| directory.join(beneath))
     }
 
+    /// The directory itself.
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.dir
+    }
+
     pub(super) fn stock(&self) -> &Filesystem {
         &self.stock
     }

@@ -23,6 +23,7 @@
 //! | `tls`, `security`, `tls_wire` | the certificate of now; AUTH and PROT; TLS on a data connection |
 //! | `data`, `transfer`, `receive`, `send`, `buffers` | the data connection and the bytes on it |
 //! | `conversion`, `ascii`, `deflate` | what happens to bytes in between: type A, mode Z |
+//! | `quota` | what is left of one: AVBL, SITE QUOTA, ALLO |
 //! | `rate` | how fast a user's bytes may move |
 //! | `records` | the access log and the xferlog |
 //! | `listing`, `glob` | lines of listings, patterns |
@@ -58,6 +59,7 @@ mod options;
 mod passive;
 mod path;
 mod proxy;
+mod quota;
 mod rate;
 mod receive;
 mod records;

@@ -16,6 +16,7 @@ use super::{
 pub(super) enum SiteCommand {
     Chmod { mode: u16, path: ClientPath },
     Utime { accessed: Option<Moment>, modified: Moment, path: ClientPath },
+    Quota,
     Help,
 }
 
@@ -23,6 +24,7 @@ pub(super) enum SiteCommand {
 const WORDS: &[(&str, &str)] = &[
     ("CHMOD", "<octal mode> <path>"),
     ("HELP", ""),
+    ("QUOTA", ""),
     ("UTIME", "<YYYYMMDDhhmm[ss]> <path>, or <path> <accessed> <modified> <changed> UTC"),
 ];
 
@@ -35,6 +37,7 @@ pub(super) fn parse(argument: &str, cwd: &ClientPath) -> Result<SiteCommand, Mis
     match word.to_ascii_uppercase().as_str() {
         "" => Err(Misheard::Syntax("SITE needs a word: say SITE HELP")),
         "HELP" => Ok(SiteCommand::Help),
+        "QUOTA" => Ok(SiteCommand::Quota),
         "CHMOD" => chmod(rest, cwd).ok_or(Misheard::Syntax("SITE CHMOD takes an octal mode and a path")),
         "UTIME" => utime(rest, cwd).ok_or(Misheard::Syntax("SITE UTIME takes a time and a path")),
         _ => Err(Misheard::Parameter("no such word: say SITE HELP")),
@@ -79,6 +82,7 @@ impl FrontDesk {
                 let done = Reply::new(200, format!("Times of {path} are set"));
                 self.change(path, Change::Times { accessed, modified }, done).await
             }
+            SiteCommand::Quota => self.quota().await,
             SiteCommand::Help => help(),
         }
     }

@@ -35,6 +35,7 @@ const VERBS: &[Verb] = &[
     verb("ALLO", "<bytes>").behind_rest(),
     verb("APPE", "<path>").behind_rest(),
     verb("AUTH", "TLS").before_login(),
+    verb("AVBL", "[<path>]"),
     verb("BYE", "").before_login(),
     verb("CCC", "").before_login(),
     verb("CDUP", ""),
@@ -75,7 +76,7 @@ const VERBS: &[Verb] = &[
     verb("RMD", "<path>"),
     verb("RNFR", "<path>"),
     verb("RNTO", "<path>"),
-    verb("SITE", "CHMOD|HELP|UTIME ..."),
+    verb("SITE", "CHMOD|HELP|QUOTA|UTIME ..."),
     verb("SIZE", "<path>").behind_rest(),
     verb("STAT", "[<path>]").behind_rest(),
     verb("STOR", "<path>").behind_rest(),
@@ -105,7 +106,7 @@ const VERBS: &[Verb] = &[
 
 /// Verbs of the RFCs that this server knows and does not perform.
 const FOREIGN: &[&str] =
-    &["ADAT", "AVBL", "COMB", "CONF", "DSIZ", "ENC", "LPRT", "LPSV", "MFCT", "MFF", "MIC", "SMNT"];
+    &["ADAT", "COMB", "CONF", "DSIZ", "ENC", "LPRT", "LPSV", "MFCT", "MFF", "MIC", "SMNT"];
 
 /// All that are performed, in the order of the alphabet.
 pub(super) fn all() -> impl Iterator<Item = &'static Verb> {
