@@ -16,7 +16,7 @@ use chrono::{DateTime, Local, SecondsFormat, Utc};
 use parking_lot::RwLock;
 use serde_json::{Map, Value, json};
 
-use super::{command::Command, path::ClientPath, transfer::Outcome};
+use super::{command::Command, path::ClientPath, site::SiteCommand, transfer::Outcome};
 use crate::{
     config::{LogConfig, LogRotation},
     telemetry::Lines,
@@ -60,6 +60,9 @@ impl Change {
             Command::Dele(path) => change("DELE", path),
             Command::Mkd(path) => change("MKD", path),
             Command::Rmd(path) => change("RMD", path),
+            Command::Mfmt(_, path) => change("MFMT", path),
+            Command::Site(SiteCommand::Chmod { path, .. }) => change("SITE CHMOD", path),
+            Command::Site(SiteCommand::Utime { path, .. }) => change("SITE UTIME", path),
             Command::Rnto(path) => {
                 let to = Some(path.clone());
                 rename_from.map(|from| Self { verb: "RNTO", path: from.clone(), to })

@@ -176,7 +176,8 @@ pub(super) fn finish(control: &FtpControl, old: &Config, new: &Config) {
         mount.is_some_and(|mount| fate_of(mount, &new.mounts) == Fate::Goes)
     };
     let others = new.ftp.users.iter().filter(|user| !is_replaced(user)).cloned().collect();
-    control.apply(&FtpConfig { users: others, ..new.ftp.clone() });
+    let anonymous = new.ftp.anonymous.clone().filter(|anonymous| !is_replaced(&anonymous.user));
+    control.apply(&FtpConfig { users: others, anonymous, ..new.ftp.clone() });
     control.apply(&new.ftp);
 }
 
