@@ -31,6 +31,9 @@ pub(super) const LINE_BYTES_MAX: usize = 8 * 1024;
 /// A client that does not take its replies for so long is given up.
 const REPLY_TIME: Duration = Duration::from_secs(30);
 
+/// Reads in a row, of 2 KiB each, without a look at other sessions.
+const READS_MAX: usize = 32;
+
 /// What came from the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
@@ -98,6 +101,10 @@ impl Control {
             if self.stream.readable().await.is_err() || self.read().is_err() {
                 return Heard::Closed;
             }
+            if self.lines.is_empty() {
+                // A line without an end must not keep a thread of the runtime to itself.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -139,11 +146,11 @@ impl Control {
         drop(tokio::time::timeout(time, self.flush()).await);
     }
 
-    /// Reads until a line is complete or nothing is left.
+    /// Reads until a line is complete, nothing is left, or others should have a turn.
     fn read(&mut self) -> io::Result<()> {
-        while self.lines.is_empty() {
-            if !self.read_some()? {
-                return Ok(());
+        for _ in 0..READS_MAX {
+            if !self.lines.is_empty() || !self.read_some()? {
+                break;
             }
         }
         Ok(())

@@ -3,10 +3,12 @@
 //! | counted by | when it is full, for `failed_login_window` |
 //! |---|---|
 //! | network (address, or /64) | nobody logs in from there, with the right password neither |
-//! | user name that exists | nobody logs in with it, but from where it was logged in with before |
+//! | user name that exists: networks that failed with it | nobody logs in with it, but from where it was logged in with before |
 //!
-//! A name that were locked for everybody would let any stranger keep its owner out. So a network that has
-//! logged in with a name within a month stays *known* to it: its failures count against itself alone.
+//! A name that were locked for everybody would let any stranger keep its owner out. So each network counts
+//! once against a name, whatever it tries: one guesser locks nobody but himself, and many of them guess limit ×
+//! limit times in a window. And a network that has logged in with a name within a month stays *known* to it: its
+//! failures count against itself alone.
 //!
 //! Failures count from the first one for `window`; those met while locked are not counted, so that a lock
 //! ends. A login takes away the failures that the same network had with the same name, and no others: else
@@ -161,12 +163,14 @@ impl Lockout {
         let hash = self.names.hash_one(name);
         let mut tables = self.tables.lock();
         let fresh = || Failures::begin(now);
-        tables.pairs.get_or_insert_mut((network, hash), fresh).add(Rule { limit: 0, ..rule }, now);
+        let pair = tables.pairs.get_or_insert_mut((network, hash), fresh);
+        pair.add(Rule { limit: 0, ..rule }, now);
+        let is_first = pair.count == 1;
         let failures = tables.networks.get_or_insert_mut(network, fresh);
         let network_locked = failures.add(rule, now);
         let pause = pause_after(failures.count);
         let mut name_locked = false;
-        if exists {
+        if exists && is_first {
             if !tables.names.contains_key(name) {
                 tables.names.insert(name.to_owned(), Name::default());
             }
@@ -194,7 +198,7 @@ impl Lockout {
         if let Some(failures) = &mut name.failures
             && !failures.is_locked(now)
         {
-            failures.take_away(count);
+            failures.take_away(count.min(1));
         }
         name.known.put(network, now);
     }
@@ -287,7 +291,10 @@ mod tests {
         let (lockout, now) = (Lockout::default(), Instant::now());
         lockout.succeed(network("::1"), "a", RULE, now);
         let later = now + KNOWN_TIME;
-        assert!(fail_often(&lockout, "192.0.2.1", "a", 3, later).name_locked);
+        for stranger in ["192.0.2.1", "192.0.2.2"] {
+            assert!(!fail_often(&lockout, stranger, "a", 9, later).name_locked, "each counts once");
+        }
+        assert!(fail_often(&lockout, "192.0.2.3", "a", 1, later).name_locked);
         assert!(lockout.is_name_locked("a", network("::1"), later));
         assert!(!lockout.is_name_locked("a", network("::1"), later - SECOND));
     }

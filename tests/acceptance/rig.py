@@ -124,7 +124,7 @@ class Rig:
     """An emulator and a `cosgate serve` over it."""
 
     def __init__(self, accounts=None, emulator=(), extra="", text=None, data=False, prepare=None,
-                 certificate=False):
+                 certificate=False, network=""):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="cosgate-accept-"))
         self.accounts = accounts or [{}, {}]
         self.emulator_options = list(emulator)
@@ -132,6 +132,7 @@ class Rig:
         self.text = text
         self.data = data
         self.prepare = prepare
+        self.network = network
         self.certificate = (self.dir / "cert.pem", self.dir / "key.pem") if certificate else None
         self.store_port, self.admin_port, self.ftp_port = free_port(), free_port(), free_port()
         self.log = open(self.dir / "output.log", "ab")
@@ -153,7 +154,7 @@ class Rig:
             } | more
             lines += [f"[COS_ACCOUNT_{n}]"] + [f"{k} = {v}" for k, v in keys.items()]
         lines += ["[NETWORK]", f"listen_port = {self.ftp_port}", "listen_address = 127.0.0.1",
-                  *self.tls_keys(), "[OPTIONAL]", f"log_dir = {self.dir}/log", self.extra]
+                  *self.tls_keys(), self.network, "[OPTIONAL]", f"log_dir = {self.dir}/log", self.extra]
         self.config = self.dir / "cosgate.conf"
         self.config.write_text(self.text(self) if self.text else "\n".join(lines) + "\n")
         self.config.chmod(0o600)
