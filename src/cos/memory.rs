@@ -94,6 +94,7 @@ impl MemoryStore {
         let etag = ETag::new(&hex(&Md5::digest(&bytes)));
         let meta = ObjectMeta {
             size: bytes.len() as u64,
+            etag_is_md5: !etag.as_str().contains('-'),
             etag: etag.clone(),
             last_modified: now(),
             crc64: Some(Crc64::of(&bytes)),
@@ -339,6 +340,7 @@ impl Bucket {
         let content_type = new.content_type.clone().unwrap_or_else(|| media_type_of(key).to_owned());
         let meta = ObjectMeta {
             size: bytes.len() as u64,
+            etag_is_md5: !etag.as_str().contains('-'),
             etag: etag.clone(),
             last_modified: now(),
             crc64: Some(Crc64::of(&bytes)),

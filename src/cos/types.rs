@@ -236,6 +236,9 @@ pub struct ObjectMeta {
     /// Length in bytes of the whole object.
     pub size: u64,
     pub etag: ETag,
+    /// The ETag is the MD5 of the content: one PUT has stored it, without a key of KMS or of the client's
+    /// (*Common Response Headers*).
+    pub etag_is_md5: bool,
     /// Whole seconds.
     pub last_modified: SystemTime,
     /// Absent for objects older than the feature.

@@ -45,6 +45,8 @@ mod deflate;
 mod desk;
 mod door;
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod gate_tests;
 mod glob;
 mod home;

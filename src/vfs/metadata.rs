@@ -260,7 +260,7 @@ async fn own_attribute(shared: &Shared, inode: InodeNo, name: &str) -> VfsResult
         };
     }
     let known = match name {
-        "etag" | "crc64" => shared.refreshed(inode, false).await?,
+        "etag" | "crc64" | "md5" => shared.refreshed(inode, false).await?,
         _ => return Err(VfsError::NoAttribute),
     };
     let (Some(etag), Some((directory, file))) = (&known.facts.etag, shared.place_of(inode, &known)) else {
@@ -271,6 +271,10 @@ async fn own_attribute(shared: &Shared, inode: InodeNo, name: &str) -> VfsResult
     }
     let key = shared.names.key(&directory, &file)?;
     let meta = shared.store.head_object(&key).await.map_err(|error| VfsError::from_cos(error, &file))?;
+    if name == "md5" {
+        let md5 = meta.etag.as_str().to_ascii_lowercase();
+        return if meta.etag_is_md5 { Ok(Bytes::from(md5)) } else { Err(VfsError::NoAttribute) };
+    }
     let crc64 = meta.crc64.ok_or(VfsError::NoAttribute)?;
     Ok(Bytes::from(crc64.to_string()))
 }

@@ -45,12 +45,25 @@ pub(in crate::cos) fn meta_of(headers: &HeaderMap, size: Option<u64>) -> Read<Ob
     }
     Ok(ObjectMeta {
         size: size.map_or_else(content_length, Ok)?,
+        etag_is_md5: etag_is_md5(headers),
         etag: etag_of(headers)?,
         last_modified: parse_time(&modified)?,
         crc64: crc64_of(headers)?,
         content_type: text_of(headers, &CONTENT_TYPE),
         metadata,
     })
+}
+
+fn etag_is_md5(headers: &HeaderMap) -> bool {
+    let told = |name: &'static str| text_of(headers, &HeaderName::from_static(name));
+    let sse = told("x-cos-server-side-encryption");
+    let etag = text_of(headers, &ETAG).unwrap_or_default();
+    let digits = etag.trim_matches('"');
+    digits.len() == 32
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && sse.is_none_or(|sse| sse == "AES256")
+        && told("x-cos-server-side-encryption-customer-algorithm").is_none()
+        && told("x-cos-object-type").is_none_or(|kind| kind == "normal")
 }
 
 /// The ETag, which every answer about an object has.
@@ -172,6 +185,7 @@ mod tests {
             ObjectMeta {
                 size: 16,
                 etag: ETag::new("ee8de918d05640145b18f70f4c3aa602"),
+                etag_is_md5: true,
                 last_modified: UNIX_EPOCH + Duration::from_secs(1_586_511_305),
                 crc64: Some(Crc64(16_749_565_679_157_681_890)),
                 content_type: Some("text/plain".to_owned()),
@@ -183,6 +197,16 @@ mod tests {
             let mut lacking = told.clone();
             lacking.remove(name);
             meta_of(&lacking, None).unwrap_err();
+        }
+        for (name, value) in [
+            ("x-cos-server-side-encryption", "cos/kms"),
+            ("x-cos-server-side-encryption-customer-algorithm", "AES256"),
+            ("x-cos-object-type", "appendable"),
+            ("etag", "\"42318fc0ec58952b0d9ab4d7a006f595-1\""),
+        ] {
+            let mut other = told.clone();
+            other.insert(HeaderName::from_static(name), value.parse().unwrap());
+            assert!(!meta_of(&other, None).unwrap().etag_is_md5, "{name}");
         }
         let mut old = told;
         old.remove("x-cos-hash-crc64ecma");
