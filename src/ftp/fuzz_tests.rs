@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Fixed, so that a failure comes back.
-const SEED: u64 = 0x636f_7367_6174_65;
+const SEED: u64 = 0x0063_6f73_6761_7465;
 const LINES: usize = 4000;
 
 const ARGUMENTS: &[&str] = &[
