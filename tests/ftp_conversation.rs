@@ -429,7 +429,7 @@ fn mode_z_deflates_and_a_broken_stream_leaves_nothing() {
     let _watchdog = Watchdog::bark_after(180);
     let (emulator, mut gateway) = serve();
     let mut client = Client::log_in(&mut gateway, "plain");
-    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n / 1000) as u8).collect();
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n / 1000).to_le_bytes()[0]).collect();
     let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(&content).unwrap();
     let stream = encoder.finish().unwrap();

@@ -253,7 +253,7 @@ impl Control {
     pub(super) async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let taken = match &self.tls {
-                // As much as its buffer takes; the rest when that has left.
+                #[expect(clippy::disallowed_methods, reason = "the rest follows when its buffer has left")]
                 Some(tls) => tls.lock().writer().write(bytes)?,
                 None => self.wait_for_room(self.stream.try_write(bytes)).await?,
             };

@@ -100,8 +100,13 @@ fn start_with(config: &LogConfig, file: Option<LogFile>) -> Log {
 fn filter(level: Level) -> Targets {
     let others = LevelFilter::from_level(level).min(LevelFilter::WARN);
     // libunftp warns of each command that fails; the client reads it, and the front's own lines tell of it.
+    // rustls warns of each client that came by an address and not by a name.
     let inner = others.min(LevelFilter::ERROR);
-    Targets::new().with_default(others).with_target("cosgate", level).with_target("libunftp", inner)
+    Targets::new()
+        .with_default(others)
+        .with_target("cosgate", level)
+        .with_target("libunftp", inner)
+        .with_target("rustls", inner)
 }
 
 fn to_stderr(reader: Reader, json: bool, writer: NonBlocking) -> AnyLayer {
