@@ -516,15 +516,19 @@ impl Filesystem for FuseAdapter {
     fn fallocate(
         &self,
         _request: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        // posix_fallocate(3) then writes by itself.
-        reply.error(Errno::EOPNOTSUPP);
+        let Some(what) = words::allocation(mode) else {
+            return reply.error(Errno::EOPNOTSUPP);
+        };
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.fallocate(handle(fh), what, offset, length).await };
+        self.perform("fallocate", ino, work, empty(reply));
     }
 
     fn copy_file_range(

@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use fuser::{FileAttr, FileType, FopenFlags, INodeNo, TimeOrNow};
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 
-use crate::vfs::{Attributes, FileKind, InodeNo, OpenHow};
+use crate::vfs::{Allocation, Attributes, FileKind, InodeNo, OpenHow};
 
 /// The block size that stat and statfs show: `cp` then moves pieces of 1 MiB.
 pub(super) const BLOCK_BYTES: u32 = 1 << 20;
@@ -86,6 +86,24 @@ pub(super) fn open_how(flags: i32) -> OpenHow {
         truncate: has(flags, OFlags::TRUNC),
         append: has(flags, OFlags::APPEND),
         exclusive: has(flags, OFlags::EXCL),
+    }
+}
+
+/// What a mode of fallocate(2) asks for; `None`: nothing that a bucket has.
+pub(super) fn allocation(mode: i32) -> Option<Allocation> {
+    const KEEP_SIZE: FallocateFlags = FallocateFlags::KEEP_SIZE;
+    let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
+    if mode.is_empty() {
+        Some(Allocation::Extend)
+    } else if mode == KEEP_SIZE {
+        Some(Allocation::Reserve)
+    } else if mode == FallocateFlags::PUNCH_HOLE | KEEP_SIZE || mode == FallocateFlags::ZERO_RANGE | KEEP_SIZE
+    {
+        Some(Allocation::Punch)
+    } else if mode == FallocateFlags::ZERO_RANGE {
+        Some(Allocation::Zero)
+    } else {
+        None
     }
 }
 

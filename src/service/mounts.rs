@@ -104,6 +104,8 @@ impl Mounts {
             front_uids(),
         );
         shared.keep_sweeping();
+        let sweeping = shared.clone();
+        tokio::spawn(async move { sweeping.sweep_scratch().await });
         let source = format!("{}/{}", mount.store.bucket, mount.prefix);
         let options = SessionOptions {
             source: source.trim_end_matches('/').to_owned(),

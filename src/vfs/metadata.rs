@@ -82,17 +82,20 @@ async fn resize(vfs: &Vfs, inode: InodeNo, handle: Option<HandleNo>, bytes: u64)
         return Err(VfsError::IsDirectory { name: known.name.into() });
     }
     let file = shared.open_file(inode, handle);
+    if let Some(file) = file.as_ref().filter(|file| !file.is_begun()) {
+        file.join_edit(shared);
+    }
     let now = file.as_ref().and_then(|file| file.shown_bytes()).unwrap_or(known.facts.bytes);
     match (bytes, file) {
-        (0, Some(file)) => open::truncate(vfs, &file).await,
-        (0, None) if known.facts.bytes > 0 => empty(vfs, inode, &known).await,
-        (bytes, _) if bytes == now => Ok(()),
-        _ => Err(VfsError::NotSupported { what: "changing the size of a file to other than 0" }),
+        (0, Some(file)) if !file.how.read => open::truncate(vfs, &file).await,
+        (bytes, Some(file)) if bytes != now => file.resize(shared, bytes).await,
+        (bytes, None) if bytes != now => publish_resized(vfs, inode, &known, bytes).await,
+        _ => Ok(()),
     }
 }
 
-/// truncate(path, 0): nobody has the file open, so the empty object is published here and now.
-async fn empty(vfs: &Vfs, inode: InodeNo, known: &Known) -> VfsResult<()> {
+/// truncate(path): nobody has the file open, so what it is then is published here and now.
+async fn publish_resized(vfs: &Vfs, inode: InodeNo, known: &Known, bytes: u64) -> VfsResult<()> {
     let shared = &vfs.shared;
     vfs.policy.may_overwrite(&known.name, super::policy::Standing::Published)?;
     let key = shared.names.key(&shared.directory(known.parent)?, &known.name)?;
@@ -100,8 +103,12 @@ async fn empty(vfs: &Vfs, inode: InodeNo, known: &Known) -> VfsResult<()> {
     let caller = super::Caller { uid: 0, gid: 0, process: None };
     let file =
         OpenFile::new(shared, inode, known.parent, &known.name, key, how, caller, vfs.policy, vfs.view);
-    let share = shared.share(&file.key, Some(known.facts.bytes))?;
-    file.begin(shared, share, false);
+    if bytes == 0 {
+        let share = shared.share(&file.key, Some(known.facts.bytes))?;
+        file.begin(shared, share, false);
+    } else {
+        file.resize(shared, bytes).await?;
+    }
     file.publish(shared).await
 }
 

@@ -18,7 +18,9 @@
 mod attr;
 mod budget;
 mod close;
+mod content;
 mod dir;
+mod edit;
 mod error;
 mod fetch;
 mod handle;
@@ -57,8 +59,8 @@ pub use keys::{Doubt, KeyLock, Keys};
 pub use policy::MountPolicy;
 pub use shared::Shared;
 pub use types::{
-    AttributeChange, Attributes, Caller, Closer, DirectoryEntry, Entry, FileKind, HandleNo, InodeNo, Notice,
-    Notify, OpenHow, SpaceUse, WriteOutcome,
+    Allocation, AttributeChange, Attributes, Caller, Closer, DirectoryEntry, Entry, FileKind, HandleNo,
+    InodeNo, Notice, Notify, OpenHow, SpaceUse, WriteOutcome,
 };
 pub use write::{Published, Tried, WriteHandle, Writers};
 
@@ -200,6 +202,18 @@ impl Vfs {
     /// The process that opened a handle, for [`Closer::opener_gone`].
     pub fn opener(&self, handle: HandleNo) -> Option<u32> {
         self.shared.handle(handle).ok()?.for_writing().ok()?.opener()
+    }
+
+    /// fallocate(2): `bytes` from `offset` on.
+    pub async fn fallocate(
+        &self,
+        handle: HandleNo,
+        what: Allocation,
+        offset: u64,
+        bytes: u64,
+    ) -> VfsResult<()> {
+        let file = self.shared.handle(handle)?.for_writing()?;
+        file.allocate(&self.shared, what, offset, bytes).await
     }
 
     pub async fn flush(&self, handle: HandleNo, closer: Closer) -> VfsResult<()> {

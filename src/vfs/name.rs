@@ -54,6 +54,11 @@ impl Names {
         &self.state
     }
 
+    /// The text of a key of the program's own.
+    pub(super) fn own(&self, rest: &str) -> String {
+        format!("{}{rest}", self.state)
+    }
+
     /// Whether a key, or a directory, is the program's own. The bare name is reserved too: a file of that
     /// name would stand beside the directory of it.
     pub(super) fn is_hidden(&self, text: &str) -> bool {

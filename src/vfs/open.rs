@@ -62,7 +62,11 @@ pub(super) async fn create(
     let inode = inode_to_create(shared, parent, name, target.as_ref(), begins)?;
     let file = OpenFile::new(shared, inode, parent, name, key, how, caller, vfs.policy, vfs.view);
     let handle = register(shared, &file);
-    if begins {
+    if begins && file.join_edit(shared) {
+        if how.truncate {
+            file.truncate(shared, false).await?;
+        }
+    } else if begins {
         file.begin(shared, share, how.exclusive);
         if shared.posix_metadata && mode != shared.shows.file_mode && !shared.is_front_user(caller) {
             file.set_kept(|kept| kept.mode = Some(mode));
@@ -123,7 +127,7 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
     }
     let key = shared.names.key(&shared.directory(known.parent)?, name)?;
     if !how.write && !how.truncate {
-        return open_for_reading(vfs, inode, &known, key).await;
+        return open_for_reading(vfs, inode, &known, key, caller).await;
     }
     vfs.policy.may_change()?;
     shared.counted().await?;
@@ -137,15 +141,24 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
     Ok(register(shared, &file))
 }
 
-async fn open_for_reading(vfs: &Vfs, inode: InodeNo, known: &Known, key: Key) -> VfsResult<HandleNo> {
+async fn open_for_reading(
+    vfs: &Vfs,
+    inode: InodeNo,
+    known: &Known,
+    key: Key,
+    caller: Caller,
+) -> VfsResult<HandleNo> {
     vfs.policy.may_read()?;
     let shared = &vfs.shared;
     let is_unpublished = known.facts.etag.is_none() || known.link == Link::Detached;
-    if is_unpublished {
+    // A download is of one version, whatever others do to the file meanwhile.
+    let objects_only = shared.is_front_user(caller);
+    let is_edited = !objects_only && shared.writing.edit_of(inode).is_some();
+    if is_unpublished && !is_edited {
         shared.settle_writers(key.as_str(), &known.name).await?;
     }
     let facts = shared.known(inode)?.facts;
-    let reader = Reader::new(shared, inode, key, &known.name, Some(&facts));
+    let reader = Reader::new(shared, inode, key, &known.name, Some(&facts), objects_only);
     shared.inodes.lock().pin(inode);
     Ok(shared.open_handle(Handle::Reader(reader)))
 }
@@ -153,8 +166,8 @@ async fn open_for_reading(vfs: &Vfs, inode: InodeNo, known: &Known, key: Key) ->
 /// Begins a file anew. Before the kernel hears that it is so, it forgets that the name leads to this inode.
 pub(super) async fn truncate(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<()> {
     let shared = &vfs.shared;
-    if file.is_begun() {
-        return file.truncate(shared, false);
+    if file.is_begun() || file.join_edit(shared) {
+        return file.truncate(shared, false).await;
     }
     let known = shared.known(file.inode)?;
     if known.link == Link::Gone {
@@ -163,7 +176,7 @@ pub(super) async fn truncate(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<()> {
     let is_published = known.facts.etag.is_some() || known.link == Link::Detached;
     let target = if is_published { Standing::Published } else { Standing::Free };
     vfs.policy.may_overwrite(&file.name, target)?;
-    file.truncate(shared, false)?;
+    file.truncate(shared, false).await?;
     let detached = known.facts.etag.is_some() && {
         let mut inodes = shared.inodes.lock();
         let detached = inodes.detach(file.inode).is_some();

@@ -24,6 +24,7 @@ use crate::cos::UserMetadata;
 const METADATA_BYTES_MAX: usize = 2048;
 const HEADER_PREFIX_BYTES: usize = "x-cos-meta-".len();
 const XATTR: &str = "xattr-";
+const OWN: [&str; 5] = ["mtime", "atime", "mode", "uid", "gid"];
 
 /// What is kept of a file beside its bytes. `None`: nothing kept, the configured look holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,6 +60,20 @@ impl Posix {
         *self == Self::default()
     }
 
+    /// This over what an older version of the file kept, its times apart: the content has changed since.
+    pub(super) fn over(&self, older: &UserMetadata) -> Self {
+        let older = Self::of(older);
+        let mut xattrs = older.xattrs;
+        xattrs.extend(self.xattrs.clone());
+        Self {
+            mode: self.mode.or(older.mode),
+            uid: self.uid.or(older.uid),
+            gid: self.gid.or(older.gid),
+            xattrs,
+            ..self.clone()
+        }
+    }
+
     /// Takes over what SETATTR asks for, size apart.
     pub(super) fn apply(&mut self, change: &AttributeChange) {
         self.modified = change.modified.or(self.modified);
@@ -68,12 +83,12 @@ impl Posix {
         self.gid = change.gid.or(self.gid);
     }
 
-    /// Puts this into an object's metadata, in place of what it said; foreign entries stay.
+    /// Puts this into an object's metadata, in place of what it said of this; foreign entries stay.
     ///
     /// # Errors
     /// `Invalid` where all together passes 2 KB.
     pub(super) fn write(&self, kind: FileKind, metadata: &mut UserMetadata) -> VfsResult<()> {
-        metadata.retain(|name, _| !name.starts_with(XATTR));
+        metadata.retain(|name, _| !name.starts_with(XATTR) && !OWN.contains(&name.as_str()));
         let mut set = |name: &str, value: Option<String>| match value {
             Some(value) => metadata.insert(name.to_owned(), value),
             None => None,

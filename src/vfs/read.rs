@@ -26,6 +26,7 @@ use tracing::error;
 use super::{
     Budget, HandleNo, InodeNo, Vfs, VfsError, VfsResult,
     attr::Facts,
+    edit::Edit,
     fetch::{Fetch, PIECE_BYTES, Source, joined},
     handle::Handle,
     shared::Shared,
@@ -61,6 +62,10 @@ pub(super) struct Reader {
     /// The object was empty when it was last heard of: a range of it would be refused.
     seems_empty: bool,
     pinned: OnceLock<Pinned>,
+    /// Reads what others write just now, rather than an object.
+    edit: OnceLock<Arc<Edit>>,
+    /// It never does so: a download is of one version.
+    objects_only: bool,
     /// Who asks first pins the version; the others wait here.
     pinning: AsyncMutex<()>,
     course: Mutex<Course>,
@@ -92,23 +97,25 @@ struct Course {
 pub(super) async fn read(vfs: &Vfs, handle: HandleNo, offset: u64, bytes: u32) -> VfsResult<Bytes> {
     let reader = match vfs.shared.handle(handle)? {
         Handle::Reader(reader) => reader,
-        Handle::File(file) => match file.reader(&vfs.shared)? {
-            Some(reader) => reader,
-            None => return Ok(Bytes::new()),
-        },
+        Handle::File(file) => return file.read(&vfs.shared, offset, u64::from(bytes)).await,
         Handle::Directory(_) => return Err(VfsError::IsDirectory { name: "directory".to_owned() }),
     };
-    reader.read(offset, u64::from(bytes)).await
+    match reader.edit(&vfs.shared) {
+        Some(edit) => edit.read(&vfs.shared, reader.inode, offset, u64::from(bytes)).await,
+        None => reader.read(offset, u64::from(bytes)).await,
+    }
 }
 
 impl Reader {
     /// A reader of what `key` leads to when its first byte is asked for. `known`: what was last heard of it.
+    /// `objects_only`: also while an edit of the file is under way.
     pub(super) fn new(
         shared: &Shared,
         inode: InodeNo,
         key: Key,
         name: &str,
         known: Option<&Facts>,
+        objects_only: bool,
     ) -> Arc<Self> {
         let (times, of) = WINDOW_SHARE;
         let reader = Arc::new(Self {
@@ -121,11 +128,41 @@ impl Reader {
             window_bytes_max: WINDOW_BYTES_MAX.min(shared.memory_bytes / of * times),
             seems_empty: known.is_some_and(|facts| facts.bytes == 0),
             pinned: OnceLock::new(),
+            edit: OnceLock::new(),
+            objects_only,
             pinning: AsyncMutex::new(()),
             course: Mutex::new(Course { checked: Some(Crc64::EMPTY), ..Course::default() }),
         });
         shared.readers.add(&reader);
         reader
+    }
+
+    /// A reader of one version, of `bytes`.
+    pub(super) fn of_version(
+        shared: &Shared,
+        inode: InodeNo,
+        key: Key,
+        name: &str,
+        etag: ETag,
+        bytes: u64,
+    ) -> Arc<Self> {
+        let reader = Self::new(shared, inode, key, name, None, true);
+        // It is as old as the line above.
+        reader.pinned.set(Pinned { etag, bytes, crc64: None }).unwrap_or(());
+        reader
+    }
+
+    /// The edit it reads: the one that lives on its inode when it reads for the first time.
+    fn edit(&self, shared: &Shared) -> Option<&Arc<Edit>> {
+        if let Some(edit) = self.edit.get() {
+            // What was given up leaves the object.
+            return Some(edit).filter(|edit| edit.failure().is_none());
+        }
+        if self.objects_only || self.pinned.get().is_some() {
+            return None;
+        }
+        let edit = shared.writing.edit_of(self.inode)?;
+        Some(self.edit.get_or_init(|| edit))
     }
 
     /// Up to `bytes` at `offset`; fewer only at the end of the object.

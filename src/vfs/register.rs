@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
-    HandleNo, InodeNo, Notice, VfsError, VfsResult, attr::Facts, inode::Link, posix::Posix, shared::Shared,
-    write::Published, writing::OpenFile,
+    HandleNo, InodeNo, Notice, VfsError, VfsResult, attr::Facts, edit::Edit, inode::Link, posix::Posix,
+    shared::Shared, write::Published, writing::OpenFile,
 };
 use crate::cos::Key;
 
@@ -72,6 +72,20 @@ impl Writing {
     pub(super) fn of_inode(&self, inode: InodeNo) -> Option<Arc<OpenFile>> {
         let register = self.0.lock();
         register.by_inode.get(&inode)?.iter().rev().find(|file| file.is_begun()).cloned()
+    }
+
+    /// The other files on the inode of `file`.
+    pub(super) fn others_of(&self, file: &OpenFile) -> Vec<Arc<OpenFile>> {
+        let register = self.0.lock();
+        let files = register.by_inode.get(&file.inode).into_iter().flatten();
+        files.filter(|other| !std::ptr::eq(&raw const ***other, &raw const *file)).cloned().collect()
+    }
+
+    /// The edit of an inode, as long as it lives.
+    pub(super) fn edit_of(&self, inode: InodeNo) -> Option<Arc<Edit>> {
+        let files = self.0.lock().by_inode.get(&inode)?.clone();
+        let edits = files.iter().filter_map(|file| file.content()?.edit().cloned());
+        edits.into_iter().find(|edit| edit.failure().is_none())
     }
 
     /// The file that was opened last on an inode.

@@ -79,6 +79,19 @@ pub struct OpenHow {
     pub exclusive: bool,
 }
 
+/// What fallocate(2) asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocation {
+    /// That the file reaches as far at least.
+    Extend,
+    /// Room behind the end, without a change of the size: there always is.
+    Reserve,
+    /// Zeros, within the file.
+    Punch,
+    /// Zeros, also beyond its end.
+    Zero,
+}
+
 /// What SETATTR asks to change; `None` = leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AttributeChange {

@@ -8,20 +8,20 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tracing::{debug, info};
 
 use super::{
-    AttributeChange, Caller, FileKind, InodeNo, MountPolicy, OpenHow, VfsError, VfsResult, WriteOutcome,
+    AttributeChange, Caller, FileKind, InodeNo, MountPolicy, OpenHow, VfsError, VfsResult,
     close::{Standing, Verdict, Word, decide},
-    policy,
+    content::{Content, Place},
+    edit::{Beginning, Edit},
     posix::Posix,
     quota::Share,
     read::Reader,
     shared::Shared,
-    write::{Tried, WriteHandle},
+    write::WriteHandle,
 };
 use crate::cos::{Key, NewObject};
 
@@ -55,7 +55,11 @@ pub(super) enum Closed {
 
 #[derive(Debug, Default)]
 struct State {
-    writer: Option<Arc<WriteHandle>>,
+    content: Option<Content>,
+    /// The content is another descriptor's, and nothing was written through this one.
+    is_guest: bool,
+    /// Something was written through this descriptor behind so many publications of its edit.
+    wrote: Option<u64>,
     armed: bool,
     published: bool,
     discarded: Option<&'static str>,
@@ -110,157 +114,143 @@ impl OpenFile {
     /// `share`: of [`Shared::share`].
     pub(super) fn begin(&self, shared: &Shared, share: Option<Share>, forbid_overwrite: bool) {
         let mut state = self.state.lock();
-        if state.writer.is_none() {
-            let (writers, store) = (shared.writers.clone(), shared.store.clone());
-            let (keys, uploads) = (shared.keys.clone(), shared.uploads.clone());
-            let writer = WriteHandle::begin_noted(writers, store, keys, self.key.clone(), uploads);
-            if let Some(share) = share {
-                writer.set_share(share);
-            }
-            state.forbid_overwrite = forbid_overwrite || self.policy.forbids_overwrite();
-            if state.forbid_overwrite {
-                writer.set_new_object(NewObject { forbid_overwrite: true, ..NewObject::default() });
-            }
-            state.writer = Some(writer);
+        if state.content.is_some() {
+            return;
         }
+        state.forbid_overwrite = forbid_overwrite || self.policy.forbids_overwrite();
+        if self.how.read {
+            let nothing = Beginning::Blocks(Vec::new());
+            let edit = Edit::begin(shared, self.key.clone(), &self.name, nothing, share);
+            state.content = Some(Content::Edit(edit));
+            return;
+        }
+        let (writers, store) = (shared.writers.clone(), shared.store.clone());
+        let (keys, uploads) = (shared.keys.clone(), shared.uploads.clone());
+        let writer = WriteHandle::begin_noted(writers, store, keys, self.key.clone(), uploads);
+        if let Some(share) = share {
+            writer.set_share(share);
+        }
+        if state.forbid_overwrite {
+            writer.set_new_object(NewObject { forbid_overwrite: true, ..NewObject::default() });
+        }
+        state.content = Some(Content::Ordered(writer));
     }
 
     /// Throws away what was written so far.
     ///
     /// # Errors
     /// The error that an earlier request left; `QuotaReached`.
-    pub(super) fn truncate(&self, shared: &Shared, forbid_overwrite: bool) -> VfsResult<()> {
-        let begun = self.state.lock().writer.clone();
-        match begun {
+    pub(super) async fn truncate(&self, shared: &Shared, forbid_overwrite: bool) -> VfsResult<()> {
+        match self.content() {
             None => {
                 let share = shared.share(&self.key, shared.stands(self.parent, &self.name))?;
                 self.begin(shared, share, forbid_overwrite);
             }
-            Some(writer) => {
+            Some(Content::Ordered(writer)) => {
                 writer.truncate_to_zero()?;
                 let mut state = self.state.lock();
                 state.published = false;
                 state.opener_flushed = false;
             }
-        }
-        Ok(())
-    }
-
-    pub(super) fn try_write(
-        &self,
-        shared: &Shared,
-        offset: u64,
-        data: &[u8],
-        append: bool,
-    ) -> VfsResult<WriteOutcome> {
-        if self.swallows(offset, data.len(), append) {
-            return Ok(WriteOutcome::Written);
-        }
-        let writer = self.writer_at(shared, offset, append)?;
-        let offset = if append { writer.bytes() } else { offset };
-        match writer.try_write(offset, data)? {
-            Tried::Taken => {
-                self.note_written();
-                Ok(WriteOutcome::Written)
+            Some(Content::Edit(edit)) => {
+                edit.truncate_to_zero().await?;
+                let mut state = self.state.lock();
+                state.opener_flushed = false;
+                // Of what is empty now, this descriptor is an owner as much as any other.
+                state.is_guest = false;
             }
-            Tried::Full => Ok(WriteOutcome::MustWait),
         }
-    }
-
-    pub(super) async fn write(
-        &self,
-        shared: &Shared,
-        offset: u64,
-        data: Bytes,
-        append: bool,
-        nonblocking: bool,
-    ) -> VfsResult<()> {
-        if self.state.lock().armed && nonblocking {
-            return match self.try_write(shared, offset, &data, append)? {
-                WriteOutcome::Written => Ok(()),
-                WriteOutcome::MustWait => Err(VfsError::WouldBlock),
-            };
-        }
-        if self.swallows(offset, data.len(), append) {
-            return Ok(());
-        }
-        let writer = self.writer_at(shared, offset, append)?;
-        let offset = if append { writer.bytes() } else { offset };
-        writer.write(offset, data).await?;
-        self.note_written();
         Ok(())
     }
 
-    /// Takes a write to a file that was unlinked: it goes nowhere. The front is told instead.
-    fn swallows(&self, offset: u64, bytes: usize, append: bool) -> bool {
+    pub(super) fn content(&self) -> Option<Content> {
+        self.state.lock().content.clone()
+    }
+
+    pub(super) fn is_armed(&self) -> bool {
+        self.state.lock().armed
+    }
+
+    /// # Errors
+    /// `Invalid` where it was given up.
+    pub(super) fn is_not_discarded(&self) -> VfsResult<()> {
+        self.state.lock().discarded.map_or(Ok(()), |why| Err(VfsError::Invalid { why }))
+    }
+
+    /// Holds `edit` from now on. Where another one was faster, that one.
+    pub(super) fn hold(&self, edit: Arc<Edit>) -> Arc<Edit> {
         let mut state = self.state.lock();
-        let armed = state.armed;
-        let Some(end) = state.unlinked.as_mut().filter(|_| !armed && self.how.write) else { return false };
-        *end = (*end).max(if append { *end } else { offset } + bytes as u64);
+        if let Some(Content::Edit(held)) = &state.content {
+            return held.clone();
+        }
+        if state.armed {
+            edit.in_order();
+        }
+        // What was kept for the object of before is this one's by now, and its times are not.
+        if state.published {
+            state.kept = Posix::default();
+        }
+        state.content = Some(Content::Edit(edit.clone()));
+        edit
+    }
+
+    /// Shares the edit of another descriptor.
+    pub(super) fn share_edit(&self, edit: Arc<Edit>) {
+        let mut state = self.state.lock();
+        if state.content.is_none() {
+            state.content = Some(Content::Edit(edit));
+            state.is_guest = true;
+        }
+    }
+
+    /// The old object, for who reads before anything has begun.
+    pub(super) fn reader(&self, new: impl FnOnce() -> Arc<Reader>) -> Arc<Reader> {
+        self.state.lock().reader.get_or_insert_with(new).clone()
+    }
+
+    /// Takes a write to a file that was unlinked: it goes nowhere, unless who writes can read it. The front is
+    /// told instead.
+    pub(super) fn swallows(&self, place: Place, bytes: usize) -> bool {
+        let mut state = self.state.lock();
+        let is_lost = !state.armed && !self.how.read && !matches!(state.content, Some(Content::Edit(_)));
+        let Some(end) = state.unlinked.as_mut().filter(|_| is_lost) else { return false };
+        *end = (*end).max(if place.append { *end } else { place.offset } + bytes as u64);
         true
     }
 
-    fn note_written(&self) {
-        self.state.lock().opener_flushed = false;
-    }
-
-    /// The writer for a write at `offset`; the first write into an empty file begins it.
-    fn writer_at(&self, shared: &Shared, offset: u64, append: bool) -> VfsResult<Arc<WriteHandle>> {
-        if !self.how.write {
-            return Err(VfsError::BadHandle);
-        }
-        let state = self.state.lock();
-        if let Some(why) = state.discarded {
-            return Err(VfsError::Invalid { why });
-        }
-        if let Some(writer) = &state.writer {
-            return Ok(writer.clone());
-        }
-        drop(state);
-        let facts = shared.known(self.inode)?.facts;
-        if facts.bytes > 0 {
-            let what =
-                if append { "appending to a file with content" } else { "writing into an existing file" };
-            return Err(VfsError::NotSupported { what });
-        }
-        if offset > 0 && !append {
-            return Err(VfsError::NotSupported { what: "writing behind the end of a file" });
-        }
-        let target = if facts.etag.is_some() { policy::Standing::Published } else { policy::Standing::Free };
-        self.policy.may_overwrite(&self.name, target)?;
-        let share = shared.share(&self.key, facts.etag.is_some().then_some(0))?;
-        self.begin(shared, share, false);
-        self.state.lock().writer.clone().ok_or(VfsError::BadHandle)
+    pub(super) fn note_written(&self) {
+        let mut state = self.state.lock();
+        state.opener_flushed = false;
+        state.wrote = state.content.as_ref().and_then(Content::edit).map(|edit| edit.publications());
     }
 
     /// Whether a write would be taken now, or fail now; else `wake` is called when it may.
     pub(super) fn poll_writable(&self, wake: Box<dyn FnOnce() + Send>) -> VfsResult<bool> {
-        let writer = self.state.lock().writer.clone();
-        Ok(writer.is_none_or(|writer| !writer.wake_on_room(wake)))
+        Ok(self.content().is_none_or(|content| !content.wake_on_room(wake)))
     }
 
     pub(super) fn arm(&self) -> VfsResult<()> {
         if !self.how.write {
             return Err(VfsError::BadHandle);
         }
-        self.state.lock().armed = true;
+        let mut state = self.state.lock();
+        state.armed = true;
+        if let Some(Content::Edit(edit)) = &state.content {
+            edit.in_order();
+        }
         Ok(())
     }
 
     pub(super) async fn prepare(&self) -> VfsResult<()> {
-        let (writer, armed) = {
-            let state = self.state.lock();
-            (state.writer.clone(), state.armed)
-        };
-        match writer {
-            _ if !armed => Err(VfsError::Invalid { why: "prepare is for armed descriptors" }),
-            Some(writer) => writer.prepare().await,
+        match self.content() {
+            _ if !self.is_armed() => Err(VfsError::Invalid { why: "prepare is for armed descriptors" }),
+            Some(content) => content.prepare().await,
             None => Ok(()),
         }
     }
 
     pub(super) async fn commit(&self, shared: &Arc<Shared>, bytes: u64) -> VfsResult<()> {
-        let accepted = self.state.lock().writer.as_ref().map_or(0, |writer| writer.bytes());
+        let accepted = self.content().map_or(0, |content| content.bytes());
         if decide(self.standing(), Word::Commit) == Verdict::Publish && bytes != accepted {
             return Err(VfsError::Invalid { why: "the front counted other bytes than the mount" });
         }
@@ -299,14 +289,14 @@ impl OpenFile {
     /// # Errors
     /// What the store answered; it stays on the handle.
     pub(super) async fn publish(&self, shared: &Arc<Shared>) -> VfsResult<()> {
-        let writer = self.state.lock().writer.clone();
-        let Some(writer) = writer else { return Ok(()) };
+        let Some(content) = self.content() else { return Ok(()) };
         let _turn = self.turn.lock().await;
-        let (new, kept) = self.new_object()?;
-        let published = writer.publish(new).await?;
+        let (new, kept) = self.new_object(&content)?;
+        let published = content.publish(new).await?;
         {
             let mut state = self.state.lock();
             state.published = true;
+            state.wrote = None;
             // What stands there now is this file's own.
             state.forbid_overwrite = false;
         }
@@ -319,25 +309,43 @@ impl OpenFile {
         Ok(())
     }
 
-    fn new_object(&self) -> VfsResult<(NewObject, Posix)> {
+    fn new_object(&self, content: &Content) -> VfsResult<(NewObject, Posix)> {
+        let inherited = content.inherited();
         let state = self.state.lock();
-        let mut new = NewObject { forbid_overwrite: state.forbid_overwrite, ..NewObject::default() };
-        state.kept.write(FileKind::File, &mut new.metadata)?;
-        Ok((new, state.kept.clone()))
+        let kept = state.kept.over(&inherited.metadata);
+        let mut new = NewObject { forbid_overwrite: state.forbid_overwrite, ..inherited };
+        kept.write(FileKind::File, &mut new.metadata)?;
+        Ok((new, kept))
     }
 
     /// Gives up; nothing becomes visible.
     pub(super) async fn discard(&self, shared: &Arc<Shared>, why: &'static str) {
-        let (writer, was_published) = {
-            let mut state = self.state.lock();
-            state.discarded = Some(why);
-            (state.writer.clone(), state.published)
+        let was_published = self.standing().published;
+        self.state.lock().discarded = Some(why);
+        let shared_with_others = match self.content() {
+            None => false,
+            Some(Content::Ordered(writer)) => {
+                info!(key = %self.key, why, "discarded");
+                writer.discard(why).await;
+                false
+            }
+            Some(Content::Edit(edit)) => {
+                let is_of = |other: &Arc<Self>| {
+                    other
+                        .content()
+                        .as_ref()
+                        .and_then(Content::edit)
+                        .is_some_and(|held| Arc::ptr_eq(held, &edit))
+                };
+                let others = shared.writing.others_of(self).iter().any(is_of);
+                if !others {
+                    info!(key = %self.key, why, "discarded");
+                    edit.discard();
+                }
+                others
+            }
         };
-        if let Some(writer) = writer {
-            info!(key = %self.key, why, "discarded");
-            writer.discard(why).await;
-        }
-        if !was_published {
+        if !was_published && !shared_with_others {
             shared.hide_unpublished(self);
         }
     }
@@ -345,28 +353,38 @@ impl OpenFile {
     /// Something else was renamed onto the name, or the name away: nothing that is written from now on may
     /// become visible, and who writes is told.
     pub(super) fn orphan(&self) {
-        if let Some(writer) = &self.state.lock().writer {
-            writer.orphan();
+        if let Some(content) = self.content() {
+            content.orphan();
         }
     }
 
     /// The name was unlinked: nothing of this file may become visible any more.
     pub(super) fn unlink(&self) {
-        let mut state = self.state.lock();
-        let bytes = state.writer.as_ref().map_or(0, |writer| writer.bytes());
-        state.unlinked.get_or_insert(bytes);
-        drop(state);
-        self.orphan();
+        let content = self.content();
+        let bytes = content.as_ref().map_or(0, Content::bytes);
+        self.state.lock().unlinked.get_or_insert(bytes);
+        if let Some(content) = content {
+            content.unlink();
+        }
     }
 
     pub(super) fn standing(&self) -> Standing {
         let state = self.state.lock();
+        let content = state.content.as_ref();
+        // Another descriptor's writes are its own to publish: a transaction of a database, perhaps, half done.
+        let wrote = match content.and_then(Content::edit) {
+            Some(edit) => state.wrote.is_some_and(|behind| behind == edit.publications()),
+            None => true,
+        };
         Standing {
             armed: state.armed,
-            begun: state.writer.is_some(),
-            dirty: state.writer.as_ref().is_some_and(|writer| writer.is_dirty()),
-            published: state.published,
-            failed: state.writer.as_ref().is_some_and(|writer| writer.failure().is_some()),
+            begun: content.is_some() && (!state.is_guest || wrote),
+            dirty: content.is_some_and(Content::is_dirty) && wrote,
+            published: match content.and_then(Content::edit) {
+                Some(edit) => edit.is_published(),
+                None => state.published,
+            },
+            failed: content.is_some_and(|content| content.failure().is_some()),
             discarded: state.discarded.is_some(),
             unlinked: state.unlinked.is_some(),
             opener_flushed: state.opener_flushed,
@@ -375,7 +393,7 @@ impl OpenFile {
 
     fn failure(&self) -> VfsError {
         let state = self.state.lock();
-        let failed = state.writer.as_ref().and_then(|writer| writer.failure());
+        let failed = state.content.as_ref().and_then(Content::failure);
         failed.unwrap_or(VfsError::Invalid { why: state.discarded.unwrap_or("the file was given up") })
     }
 
@@ -389,7 +407,7 @@ impl OpenFile {
     /// Begun, empty, and nobody has to commit it: it may be published at any time.
     pub(super) fn is_idle_and_empty(&self) -> bool {
         let standing = self.standing();
-        let bytes = self.state.lock().writer.as_ref().map(|writer| writer.bytes());
+        let bytes = self.content().map(|content| content.bytes());
         !standing.armed && !standing.dirty && !standing.failed && !standing.discarded && bytes == Some(0)
     }
 
@@ -407,7 +425,7 @@ impl OpenFile {
     }
 
     pub(super) fn is_begun(&self) -> bool {
-        self.state.lock().writer.is_some()
+        self.state.lock().content.is_some()
     }
 
     /// The size that stat shows: what was accepted so far.
@@ -416,54 +434,51 @@ impl OpenFile {
         if state.discarded.is_some() {
             return None;
         }
-        state.unlinked.or_else(|| state.writer.as_ref().map(|writer| writer.bytes()))
+        match &state.content {
+            Some(Content::Edit(edit)) => Some(edit.bytes()),
+            Some(Content::Ordered(writer)) => state.unlinked.or_else(|| Some(writer.bytes())),
+            None => state.unlinked,
+        }
     }
 
     /// What the object will be given, for stat; `None` before anything has begun.
     pub(super) fn pending_attributes(&self) -> Option<Posix> {
         let state = self.state.lock();
-        (state.writer.is_some() && !state.published).then(|| state.kept.clone())
+        let content = state.content.as_ref().filter(|content| is_pending(content, &state))?;
+        Some(state.kept.over(&content.inherited().metadata))
     }
 
     /// Times, mode and owner for the object to be made. False where it is made already, or not begun.
     pub(super) fn set_kept(&self, change: impl FnOnce(&mut Posix)) -> bool {
         let mut state = self.state.lock();
-        let takes = state.writer.is_some() && !state.published && state.discarded.is_none();
-        if takes {
-            change(&mut state.kept);
-            if let Some(writer) = &state.writer {
-                let mut new = NewObject { forbid_overwrite: state.forbid_overwrite, ..NewObject::default() };
-                // What does not fit is refused at publish.
-                if state.kept.write(FileKind::File, &mut new.metadata).is_ok() {
-                    writer.set_new_object(new);
-                }
+        let pending = state.content.as_ref().filter(|content| is_pending(content, &state)).cloned();
+        let Some(content) = pending.filter(|_| state.discarded.is_none()) else { return false };
+        if content.edit().is_some() {
+            let mut kept = state.kept.over(&content.inherited().metadata);
+            change(&mut kept);
+            state.kept = kept;
+            return true;
+        }
+        change(&mut state.kept);
+        if let Content::Ordered(writer) = &content {
+            let mut new = NewObject { forbid_overwrite: state.forbid_overwrite, ..NewObject::default() };
+            // What does not fit is refused at publish.
+            if state.kept.write(FileKind::File, &mut new.metadata).is_ok() {
+                writer.set_new_object(new);
             }
         }
-        takes
+        true
     }
 
     pub(super) fn change_kept(&self, change: &AttributeChange) -> bool {
         self.set_kept(|kept| kept.apply(change))
     }
+}
 
-    /// For who reads through a descriptor that can also write; `None` where there is nothing yet.
-    ///
-    /// # Errors
-    /// `Busy` once something was written: it can be read when it is published.
-    pub(super) fn reader(&self, shared: &Shared) -> VfsResult<Option<Arc<Reader>>> {
-        if !self.how.read {
-            return Err(VfsError::BadHandle);
-        }
-        self.policy.may_read()?;
-        let mut state = self.state.lock();
-        if let Some(writer) = &state.writer {
-            return if writer.bytes() == 0 {
-                Ok(None)
-            } else {
-                Err(VfsError::Busy { name: self.name.clone() })
-            };
-        }
-        let new = || Reader::new(shared, self.inode, self.key.clone(), &self.name, None);
-        Ok(Some(state.reader.get_or_insert_with(new).clone()))
+/// Whether an object is yet to be made.
+fn is_pending(content: &Content, state: &State) -> bool {
+    match content {
+        Content::Ordered(_) => !state.published,
+        Content::Edit(edit) => edit.is_dirty() || !edit.is_published(),
     }
 }

@@ -140,6 +140,16 @@ impl Block {
         debug_assert!(bytes.len() <= self.room());
         self.bytes.extend_from_slice(bytes);
     }
+
+    /// Makes it a full block, zeros behind what is there already.
+    pub(in crate::vfs) fn widen(&mut self) {
+        self.bytes.resize(BLOCK, 0);
+    }
+
+    /// What is there, to be changed in place.
+    pub(in crate::vfs) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
 }
 
 impl AsRef<[u8]> for Block {

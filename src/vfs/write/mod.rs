@@ -21,6 +21,7 @@ mod part;
 mod settle;
 mod state;
 mod upload;
+mod whole;
 mod writers;
 
 use std::{fmt, pin::pin, sync::Arc, time::SystemTime};
@@ -31,7 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     Keys, VfsError, VfsResult,
-    budget::{BLOCK, Grant, Right, Room, SENDABLE_BLOCKS, Seat, Ticket, WRITE_BLOCKS_MAX},
+    budget::{BLOCK, Block, Grant, Right, Room, SENDABLE_BLOCKS, Seat, Ticket, WRITE_BLOCKS_MAX},
     quota::Share,
     uploads::Uploads,
 };
@@ -39,6 +40,7 @@ use crate::cos::{Crc64, ETag, Key, NewObject, ObjectStore, PART_BYTES_MIN};
 use part::{PartBuffer, PartPlan};
 use state::WriteState;
 use upload::Body;
+pub(super) use whole::{Publisher, Whole};
 pub use writers::Writers;
 
 /// One object being written, from the first byte to its publication. Knows no inode, no name, no policy.
@@ -264,6 +266,33 @@ impl WriteHandle {
         }
         self.shared.begin_anew(&mut core);
         Ok(())
+    }
+
+    /// What was published, as long as nothing was begun anew.
+    pub(in crate::vfs) fn published(&self) -> Option<Published> {
+        self.shared.core.lock().state.answer().and_then(Result::ok)
+    }
+
+    /// Whether anything has left.
+    pub(in crate::vfs) fn has_sent(&self) -> bool {
+        !matches!(self.shared.core.lock().state, WriteState::Filling)
+    }
+
+    /// Hands over all that was written, and ends, if nothing has left yet: its blocks, and what it may take of
+    /// a quota.
+    pub(in crate::vfs) fn take_unsent(&self) -> Option<(Vec<Block>, Option<Share>)> {
+        let mut core = self.shared.core.lock();
+        if !matches!(core.state, WriteState::Filling) || core.orphaned || core.ended {
+            return None;
+        }
+        let part = std::mem::replace(&mut core.part, PartBuffer::new());
+        let mut share = core.share.take();
+        if let Some(share) = &mut share {
+            share.release();
+        }
+        core.let_go();
+        core.state = WriteState::Discarded;
+        Some((part.into_blocks(), share))
     }
 
     /// No more bytes will come: sends all that can be sent without publishing, and waits for it.

@@ -72,6 +72,11 @@ impl PartBuffer {
         taken
     }
 
+    /// Its blocks, all but the last one full.
+    pub(super) fn into_blocks(self) -> Vec<Block> {
+        self.blocks
+    }
+
     /// Makes it the body of a request, without copying.
     pub(super) fn freeze(self) -> Payload {
         let crc64 = if self.bytes == 0 { Crc64::EMPTY } else { Crc64(self.digest.finalize()) };

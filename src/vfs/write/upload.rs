@@ -155,7 +155,7 @@ impl Shared {
         (effect, part.freeze())
     }
 
-    async fn put(self: &Arc<Self>, payload: Payload, new: &NewObject) -> VfsResult<Published> {
+    pub(super) async fn put(self: &Arc<Self>, payload: Payload, new: &NewObject) -> VfsResult<Published> {
         let expected = Expected { bytes: payload.len(), crc64: Some(payload.crc64()) };
         let transit = self.writers.budget.transit();
         let answer = {
@@ -171,7 +171,7 @@ impl Shared {
     }
 
     /// The outcome of Complete, and whether the upload is open still.
-    async fn complete(
+    pub(super) async fn complete(
         self: &Arc<Self>,
         upload: UploadId,
         parts: Vec<PartStored>,
@@ -202,7 +202,7 @@ impl Shared {
     }
 
     /// Whether what COS says it has is what was sent.
-    fn judge(
+    pub(super) fn judge(
         &self,
         operation: Operation,
         stored: Stored,
@@ -219,7 +219,7 @@ impl Shared {
     }
 
     /// The name may have been taken away while the object was being made: then it must not stay.
-    async fn take_back_if_orphaned(&self, published: Published) -> VfsResult<Published> {
+    pub(super) async fn take_back_if_orphaned(&self, published: Published) -> VfsResult<Published> {
         if !self.core.lock().orphaned {
             return Ok(published);
         }

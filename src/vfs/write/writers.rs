@@ -22,14 +22,17 @@ use crate::config::Limits;
 
 /// What all writers of all mounts share.
 pub struct Writers {
-    pub(super) budget: Arc<Budget>,
-    pub(super) limits: Limits,
-    pub(super) runtime: Handle,
+    pub(in crate::vfs) budget: Arc<Budget>,
+    pub(in crate::vfs) limits: Limits,
+    pub(in crate::vfs) runtime: Handle,
     /// Fair: who asked first is served first, whichever file it belongs to.
     requests: Semaphore,
     ages: AtomicU64,
     /// Writers whose part could leave early, by age; some may have gone on since. Lock order: a leaf.
     sendable: Mutex<HashMap<u64, Weak<Shared>>>,
+    /// Who puts a part together outside the budget, and which edit yields its memory: one at a time.
+    merging: Semaphore,
+    yields: Arc<Semaphore>,
     /// Tasks that clean up behind uploads given up.
     cleaning: watch::Sender<usize>,
 }
@@ -50,6 +53,8 @@ impl Writers {
             requests: Semaphore::new(requests_max),
             ages: AtomicU64::new(0),
             sendable: Mutex::default(),
+            merging: Semaphore::new(1),
+            yields: Arc::new(Semaphore::new(1)),
             cleaning: watch::channel(0).0,
         });
         runtime.spawn(send_early(Arc::clone(&writers.budget), Arc::downgrade(&writers)));
@@ -72,6 +77,16 @@ impl Writers {
         self.requests.acquire().await.expect("never closed")
     }
 
+    /// The turn of one who puts a part together beyond the budget.
+    pub(in crate::vfs) async fn merging(&self) -> SemaphorePermit<'_> {
+        self.merging.acquire().await.expect("never closed")
+    }
+
+    /// The turn of an edit that gives its memory back because others wait.
+    pub(in crate::vfs) fn yields(&self) -> &Arc<Semaphore> {
+        &self.yields
+    }
+
     /// Waits until nothing is left to clean up behind uploads that were given up, `grace` at most. Returns
     /// how many uploads may still be open at COS.
     pub async fn drain(&self, grace: Duration) -> usize {
@@ -89,7 +104,7 @@ impl Writers {
     }
 
     /// The age of a new writer: lower is older.
-    pub(super) fn next_age(&self) -> u64 {
+    pub(in crate::vfs) fn next_age(&self) -> u64 {
         self.ages.fetch_add(1, Ordering::Relaxed)
     }
 

@@ -1,0 +1,402 @@
+//! What is written through a descriptor, and how: in order ([`WriteHandle`]) or anywhere ([`Edit`]).
+//!
+//! ```text
+//! created or truncated, write only ──> Ordered ──out of order, before a part has left──┐
+//!                                         └──written on after a publication────────────┤
+//! content to keep (no O_TRUNC), or O_RDWR ─────────────────────────────────────────────> Edit
+//! ```
+//!
+//! In order is the fast way: parts leave while the next one fills, and what has left cannot be changed any more. Where
+//! that will not do the file becomes an edit, which all descriptors on the inode share. A gap that is skipped in
+//! order is written as zeros.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    Allocation, Published, Tried, VfsError, VfsResult, WriteOutcome,
+    edit::{Beginning, Edit},
+    policy,
+    read::Reader,
+    shared::Shared,
+    write::WriteHandle,
+    writing::OpenFile,
+};
+use crate::cos::NewObject;
+
+/// What a file that is open for writing holds.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    Ordered(Arc<WriteHandle>),
+    Edit(Arc<Edit>),
+}
+
+/// What a write of bytes asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) append: bool,
+    pub(super) offset: u64,
+}
+
+/// How a write is to be taken.
+enum Taking {
+    Ordered(Arc<WriteHandle>, u64),
+    /// Zeros come first, up to there.
+    Gap(Arc<WriteHandle>, u64),
+    Edit(Arc<Edit>),
+    /// It goes nowhere: the name is gone, and nobody can read it.
+    Swallowed,
+}
+
+impl Content {
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Ordered(writer) => writer.bytes(),
+            Self::Edit(edit) => edit.bytes(),
+        }
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        match self {
+            Self::Ordered(writer) => writer.is_dirty(),
+            Self::Edit(edit) => edit.is_dirty(),
+        }
+    }
+
+    pub(super) fn failure(&self) -> Option<VfsError> {
+        match self {
+            Self::Ordered(writer) => writer.failure(),
+            Self::Edit(edit) => edit.failure(),
+        }
+    }
+
+    /// What the object had before beside its bytes, and keeps.
+    pub(super) fn inherited(&self) -> NewObject {
+        match self {
+            Self::Ordered(_) => NewObject::default(),
+            Self::Edit(edit) => edit.inherited(),
+        }
+    }
+
+    pub(super) async fn prepare(&self) -> VfsResult<()> {
+        match self {
+            Self::Ordered(writer) => writer.prepare().await,
+            // Its version has to be looked at right before it is replaced, so all of it is for commit.
+            Self::Edit(_) => Ok(()),
+        }
+    }
+
+    pub(super) async fn publish(&self, new: NewObject) -> VfsResult<Published> {
+        match self {
+            Self::Ordered(writer) => writer.publish(new).await,
+            Self::Edit(edit) => edit.publish(new).await,
+        }
+    }
+
+    pub(super) fn orphan(&self) {
+        match self {
+            Self::Ordered(writer) => writer.orphan(),
+            Self::Edit(edit) => edit.orphan(),
+        }
+    }
+
+    pub(super) fn unlink(&self) {
+        match self {
+            Self::Ordered(writer) => writer.orphan(),
+            Self::Edit(edit) => edit.unlink(),
+        }
+    }
+
+    pub(super) fn wake_on_room(&self, wake: Box<dyn FnOnce() + Send>) -> bool {
+        match self {
+            Self::Ordered(writer) => writer.wake_on_room(wake),
+            Self::Edit(edit) => edit.wake_on_room(wake),
+        }
+    }
+
+    pub(super) fn edit(&self) -> Option<&Arc<Edit>> {
+        match self {
+            Self::Ordered(_) => None,
+            Self::Edit(edit) => Some(edit),
+        }
+    }
+}
+
+impl OpenFile {
+    pub(super) fn try_write(
+        &self,
+        shared: &Shared,
+        offset: u64,
+        data: &[u8],
+        append: bool,
+    ) -> VfsResult<WriteOutcome> {
+        let place = Place { append, offset };
+        let tried = match self.taking(shared, place, data.len())? {
+            Taking::Ordered(writer, offset) => writer.try_write(offset, data)?,
+            Taking::Edit(edit) => edit.try_write(append, offset, data)?,
+            Taking::Gap(..) => Tried::Full,
+            Taking::Swallowed => return Ok(WriteOutcome::Written),
+        };
+        Ok(match tried {
+            Tried::Taken => {
+                self.note_written();
+                WriteOutcome::Written
+            }
+            Tried::Full => WriteOutcome::MustWait,
+        })
+    }
+
+    pub(super) async fn write(
+        &self,
+        shared: &Shared,
+        offset: u64,
+        data: Bytes,
+        append: bool,
+        nonblocking: bool,
+    ) -> VfsResult<()> {
+        if self.is_armed() && nonblocking {
+            return match self.try_write(shared, offset, &data, append)? {
+                WriteOutcome::Written => Ok(()),
+                WriteOutcome::MustWait => Err(VfsError::WouldBlock),
+            };
+        }
+        match self.taking(shared, Place { append, offset }, data.len())? {
+            Taking::Ordered(writer, offset) => writer.write(offset, data).await?,
+            Taking::Edit(edit) => edit.write(append, offset, data).await?,
+            Taking::Gap(writer, offset) => {
+                write_zeros(&writer, offset).await?;
+                writer.write(offset, data).await?;
+            }
+            Taking::Swallowed => return Ok(()),
+        }
+        self.note_written();
+        Ok(())
+    }
+
+    /// How a write there is to be taken; the first one into a file decides what holds it.
+    fn taking(&self, shared: &Shared, place: Place, bytes: usize) -> VfsResult<Taking> {
+        if !self.how.write {
+            return Err(VfsError::BadHandle);
+        }
+        self.is_not_discarded()?;
+        if self.swallows(place, bytes) {
+            return Ok(Taking::Swallowed);
+        }
+        let writer = match self.content() {
+            Some(Content::Edit(edit)) => return Ok(Taking::Edit(edit)),
+            Some(Content::Ordered(writer)) => writer,
+            None => match self.begin_to_write(shared, place)? {
+                Content::Edit(edit) => return Ok(Taking::Edit(edit)),
+                Content::Ordered(writer) => writer,
+            },
+        };
+        let end = writer.bytes();
+        let offset = if place.append { end } else { place.offset };
+        let is_next = offset == end && writer.published().is_none_or(|published| published.bytes == 0);
+        if is_next || self.is_armed() || bytes == 0 {
+            return Ok(Taking::Ordered(writer, offset));
+        }
+        if let Some(edit) = self.become_edit(shared)? {
+            return Ok(Taking::Edit(edit));
+        }
+        if offset > end { Ok(Taking::Gap(writer, offset)) } else { Ok(Taking::Ordered(writer, offset)) }
+    }
+
+    /// What holds the first write into a file that was opened with what it has.
+    fn begin_to_write(&self, shared: &Shared, place: Place) -> VfsResult<Content> {
+        if let Some(edit) = self.join(shared) {
+            return Ok(Content::Edit(edit));
+        }
+        let facts = shared.known(self.inode)?.facts;
+        let target = if facts.etag.is_some() { policy::Standing::Published } else { policy::Standing::Free };
+        self.policy.may_overwrite(&self.name, target)?;
+        let stands = facts.etag.is_some().then_some(facts.bytes);
+        let keeps = facts.bytes > 0 && facts.etag.is_some();
+        let share = shared.share(&self.key, stands)?;
+        let in_order = !self.how.read && (place.offset == 0 || place.append);
+        if !keeps && in_order && (self.is_armed() || !self.how.append) {
+            self.begin(shared, share, false);
+            return self.content().ok_or(VfsError::BadHandle);
+        }
+        let beginning = match keeps {
+            true => Beginning::Object { bytes: facts.bytes, version: None },
+            false => Beginning::Blocks(Vec::new()),
+        };
+        let edit = Edit::begin(shared, self.key.clone(), &self.name, beginning, share);
+        Ok(Content::Edit(self.hold(edit)))
+    }
+
+    /// The edit of this file for a change of its content, begun where there is none.
+    ///
+    /// # Errors
+    /// `NotSupported` once a part has left.
+    pub(super) fn edit_of(&self, shared: &Shared) -> VfsResult<Arc<Edit>> {
+        match self.content() {
+            Some(Content::Edit(edit)) => Ok(edit),
+            Some(Content::Ordered(_)) => self.become_edit(shared)?.ok_or(VfsError::NotSupported {
+                what: "changing the beginning of a large file that is being written",
+            }),
+            None => {
+                let elsewhere = Place { append: false, offset: u64::MAX };
+                match self.begin_to_write(shared, elsewhere)? {
+                    Content::Edit(edit) => Ok(edit),
+                    Content::Ordered(_) => Err(VfsError::BadHandle),
+                }
+            }
+        }
+    }
+
+    /// An edit of what was written in order so far. `None` once a part has left.
+    fn become_edit(&self, shared: &Shared) -> VfsResult<Option<Arc<Edit>>> {
+        let Some(Content::Ordered(writer)) = self.content() else { return Ok(None) };
+        let (beginning, share) = match writer.published() {
+            Some(Published { bytes, etag, .. }) => {
+                let share = shared.share(&self.key, Some(bytes))?;
+                (Beginning::Object { bytes, version: Some(etag) }, share)
+            }
+            None => match writer.take_unsent() {
+                Some((blocks, share)) => (Beginning::Blocks(blocks), share),
+                None => return Ok(None),
+            },
+        };
+        let edit = Edit::begin(shared, self.key.clone(), &self.name, beginning, share);
+        Ok(Some(self.hold(edit)))
+    }
+
+    /// Shares the edit that lives on this inode, if there is one.
+    pub(super) fn join_edit(&self, shared: &Shared) -> bool {
+        let others = shared.writing.others_of(self);
+        let edit = others
+            .iter()
+            .find_map(|other| other.content()?.edit().filter(|edit| edit.failure().is_none()).cloned());
+        edit.is_some_and(|edit| {
+            self.share_edit(edit);
+            true
+        })
+    }
+
+    /// Shares the edit of another descriptor on this inode, if there is one, or can be.
+    pub(super) fn join(&self, shared: &Shared) -> Option<Arc<Edit>> {
+        for other in shared.writing.others_of(self) {
+            match other.content() {
+                Some(Content::Edit(edit)) if edit.failure().is_none() => {
+                    self.share_edit(edit.clone());
+                    return Some(edit);
+                }
+                Some(Content::Ordered(_)) if !other.is_armed() && !other.standing().discarded => {
+                    if let Ok(Some(edit)) = other.become_edit(shared) {
+                        self.share_edit(edit.clone());
+                        return Some(edit);
+                    }
+                }
+                Some(Content::Edit(_) | Content::Ordered(_)) | None => {}
+            }
+        }
+        None
+    }
+
+    /// What a descriptor shows that can read and write: what was written, else the object.
+    pub(super) async fn read(&self, shared: &Shared, offset: u64, bytes: u64) -> VfsResult<Bytes> {
+        if !self.how.read {
+            return Err(VfsError::BadHandle);
+        }
+        self.policy.may_read()?;
+        let edit = match self.content() {
+            Some(Content::Edit(edit)) => Some(edit),
+            Some(Content::Ordered(writer)) if writer.bytes() == 0 => return Ok(Bytes::new()),
+            Some(Content::Ordered(_)) => match self.become_edit(shared)? {
+                Some(edit) => Some(edit),
+                None => return Err(VfsError::Busy { name: self.name.clone() }),
+            },
+            None => self.join(shared),
+        };
+        if let Some(edit) = edit {
+            return edit.read(shared, self.inode, offset, bytes).await;
+        }
+        if shared.known(self.inode)?.facts.etag.is_none() {
+            return Ok(Bytes::new());
+        }
+        self.reader(|| Reader::new(shared, self.inode, self.key.clone(), &self.name, None, true))
+            .read(offset, bytes)
+            .await
+    }
+
+    /// Gives the file another size, above or below.
+    pub(super) async fn resize(&self, shared: &Shared, bytes: u64) -> VfsResult<()> {
+        if !self.how.write && !self.how.truncate {
+            return Err(VfsError::BadHandle);
+        }
+        self.is_not_discarded()?;
+        if let Some(Content::Ordered(writer)) = self.content()
+            && bytes >= writer.bytes()
+            && writer.published().is_none()
+            && !self.is_armed()
+            && writer.has_sent()
+        {
+            write_zeros(&writer, bytes).await?;
+        } else {
+            self.edit_of(shared)?.resize(bytes).await?;
+        }
+        self.note_written();
+        Ok(())
+    }
+
+    /// fallocate(2). Nothing can be reserved at COS, and there is always room.
+    pub(super) async fn allocate(
+        &self,
+        shared: &Shared,
+        what: Allocation,
+        offset: u64,
+        bytes: u64,
+    ) -> VfsResult<()> {
+        if !self.how.write {
+            return Err(VfsError::BadHandle);
+        }
+        self.is_not_discarded()?;
+        let end = offset.saturating_add(bytes);
+        if what == Allocation::Reserve {
+            return Ok(());
+        }
+        let size = match self.content() {
+            Some(Content::Ordered(writer)) => writer.bytes(),
+            Some(Content::Edit(_)) | None => self.edit_of(shared)?.bytes_now().await?,
+        };
+        if matches!(what, Allocation::Extend | Allocation::Zero) && end > size {
+            self.resize(shared, end).await?;
+        }
+        match what {
+            Allocation::Zero => self.zero(shared, offset, end).await,
+            Allocation::Punch => self.zero(shared, offset, end.min(size)).await,
+            Allocation::Extend | Allocation::Reserve => Ok(()),
+        }
+    }
+
+    /// Writes zeros over `first..end`.
+    async fn zero(&self, shared: &Shared, first: u64, end: u64) -> VfsResult<()> {
+        let edit = self.edit_of(shared)?;
+        let mut at = first;
+        while at < end {
+            let length = (end - at).min(ZEROS.len() as u64);
+            let zeros = Bytes::from_static(&ZEROS[..usize::try_from(length).unwrap_or(ZEROS.len())]);
+            edit.write(false, at, zeros).await?;
+            self.note_written();
+            at += length;
+        }
+        Ok(())
+    }
+}
+
+/// Writes zeros in order, up to `end`.
+async fn write_zeros(writer: &WriteHandle, end: u64) -> VfsResult<()> {
+    let mut at = writer.bytes();
+    while at < end {
+        let length = (end - at).min(ZEROS.len() as u64);
+        let zeros = Bytes::from_static(&ZEROS[..usize::try_from(length).unwrap_or(ZEROS.len())]);
+        writer.write(at, zeros).await?;
+        at += length;
+    }
+    Ok(())
+}
+
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
