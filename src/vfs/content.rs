@@ -140,7 +140,7 @@ impl OpenFile {
         };
         Ok(match tried {
             Tried::Taken => {
-                self.note_written();
+                self.note_written(data.len());
                 WriteOutcome::Written
             }
             Tried::Full => WriteOutcome::MustWait,
@@ -161,7 +161,8 @@ impl OpenFile {
                 WriteOutcome::MustWait => Err(VfsError::WouldBlock),
             };
         }
-        match self.taking(shared, Place { append, offset }, data.len())? {
+        let bytes = data.len();
+        match self.taking(shared, Place { append, offset }, bytes)? {
             Taking::Ordered(writer, offset) => writer.write(offset, data).await?,
             Taking::Edit(edit) => edit.write(append, offset, data).await?,
             Taking::Gap(writer, offset) => {
@@ -170,7 +171,7 @@ impl OpenFile {
             }
             Taking::Swallowed => return Ok(()),
         }
-        self.note_written();
+        self.note_written(bytes);
         Ok(())
     }
 
@@ -338,7 +339,7 @@ impl OpenFile {
         } else {
             self.edit_of(shared)?.resize(bytes).await?;
         }
-        self.note_written();
+        self.note_written(0);
         Ok(())
     }
 
@@ -380,7 +381,7 @@ impl OpenFile {
             let length = (end - at).min(ZEROS.len() as u64);
             let zeros = Bytes::from_static(&ZEROS[..usize::try_from(length).unwrap_or(ZEROS.len())]);
             edit.write(false, at, zeros).await?;
-            self.note_written();
+            self.note_written(0);
             at += length;
         }
         Ok(())

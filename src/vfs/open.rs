@@ -48,6 +48,12 @@ pub(super) async fn create(
     let directory = shared.directory(parent)?;
     let key = shared.names.key(&directory, name)?;
     let target = shared.target(parent, &directory, name).await?;
+    if how.exclusive {
+        // One that was unlinked may be on its way into the bucket, to be taken back there.
+        for file in shared.writing.of_key(key.as_str()) {
+            file.wait_closed().await;
+        }
+    }
     let target = match target {
         // O_EXCL is a promise: no list and no memory of ours is good enough for it.
         None if how.exclusive && shared.head(&key, name).await?.is_some() => {
@@ -62,7 +68,8 @@ pub(super) async fn create(
     let inode = inode_to_create(shared, parent, name, target.as_ref(), begins)?;
     let file = OpenFile::new(shared, inode, parent, name, key, how, caller, vfs.policy, vfs.view);
     let handle = register(shared, &file);
-    if begins && file.join_edit(shared) {
+    // What another descriptor holds of a new file is the file's, unless it is to be thrown away.
+    if begins && (file.join_edit(shared) || (!how.truncate && file.join(shared).is_some())) {
         if how.truncate {
             file.truncate(shared, false).await?;
         }

@@ -60,6 +60,8 @@ struct State {
     is_guest: bool,
     /// Something was written through this descriptor behind so many publications of its edit.
     wrote: Option<u64>,
+    /// Bytes written through this descriptor.
+    written_bytes: u64,
     armed: bool,
     published: bool,
     discarded: Option<&'static str>,
@@ -218,9 +220,11 @@ impl OpenFile {
         true
     }
 
-    pub(super) fn note_written(&self) {
+    /// `bytes` were written through this descriptor; 0: the file was changed in another way.
+    pub(super) fn note_written(&self, bytes: usize) {
         let mut state = self.state.lock();
         state.opener_flushed = false;
+        state.written_bytes += bytes as u64;
         state.wrote = state.content.as_ref().and_then(Content::edit).map(|edit| edit.publications());
     }
 
@@ -250,7 +254,12 @@ impl OpenFile {
     }
 
     pub(super) async fn commit(&self, shared: &Arc<Shared>, bytes: u64) -> VfsResult<()> {
-        let accepted = self.content().map_or(0, |content| content.bytes());
+        let accepted = match self.content() {
+            Some(Content::Ordered(writer)) => writer.bytes(),
+            // The front knows what it has sent, and not what stood there before.
+            Some(Content::Edit(_)) => self.state.lock().written_bytes,
+            None => 0,
+        };
         if decide(self.standing(), Word::Commit) == Verdict::Publish && bytes != accepted {
             return Err(VfsError::Invalid { why: "the front counted other bytes than the mount" });
         }
