@@ -1,4 +1,4 @@
-//! The words between the FTP front and the mount: arm, prepare, commit, rename.
+//! The words between the FTP front and the mount: arm, prepare, commit, rename, and what is held of a broken upload.
 //!
 //! The front speaks them with ioctl(2) on descriptors of the mount; the kernel hands them to the mount as
 //! FUSE_IOCTL with the open handle, and without any inode lock, so that a slow commit holds up nobody
@@ -8,6 +8,7 @@
 //! ```text
 //! open(O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK)
 //!   ARM        from now on only COMMIT publishes; a close without it discards
+//!   GO_ON      the first bytes are held of a broken upload: what is written follows them
 //!   write …    EAGAIN when the mount has no memory to spare: wait by poll(2)
 //!   PREPARE    no more bytes will come: send what can be sent without publishing
 //!   COMMIT     publish; returns when the object is in COS, whole and checked
@@ -29,19 +30,23 @@ pub enum Word {
     Prepare,
     Commit,
     Rename,
+    Held,
+    GoOn,
 }
 
-/// Bytes that ARM, PREPARE and COMMIT carry each way (the kernel passes 12 at least).
+/// Bytes that HELD carries: a flag, a length, a path.
+pub const HELD_WORD_BYTES: usize = 8 + RENAME_PATH_BYTES_MAX;
+/// Bytes that ARM, PREPARE, COMMIT and GO_ON carry each way (the kernel passes 12 at least).
 pub const HANDLE_WORD_BYTES: usize = 16;
 /// Bytes that RENAME carries: flags, two lengths, two paths.
 pub const RENAME_WORD_BYTES: usize = 8 + 2 * RENAME_PATH_BYTES_MAX;
-/// Longest path of a RENAME, relative to the root of the mount: above the longest key.
+/// Longest path of a RENAME or HELD, relative to the root of the mount: above the longest key.
 pub const RENAME_PATH_BYTES_MAX: usize = 1024;
 
 const NO_REPLACE: u32 = 1;
 
 impl Word {
-    const ALL: [Self; 4] = [Self::Arm, Self::Prepare, Self::Commit, Self::Rename];
+    const ALL: [Self; 6] = [Self::Arm, Self::Prepare, Self::Commit, Self::Rename, Self::Held, Self::GoOn];
 
     /// The request number of ioctl(2).
     pub const fn number(self) -> u32 {
@@ -54,6 +59,8 @@ impl Word {
             Self::Prepare => (2, HANDLE_WORD_BYTES as u32),
             Self::Commit => (3, HANDLE_WORD_BYTES as u32),
             Self::Rename => (4, RENAME_WORD_BYTES as u32),
+            Self::Held => (5, HELD_WORD_BYTES as u32),
+            Self::GoOn => (6, HANDLE_WORD_BYTES as u32),
         };
         // _IOC(READ | WRITE, 'C', number, bytes) of <asm-generic/ioctl.h>.
         (3 << 30) | (bytes << 16) | ((b'C' as u32) << 8) | number
@@ -65,7 +72,8 @@ impl Word {
     }
 }
 
-/// What COMMIT says: how many bytes the front has written. Another size than the mount's is a broken transfer.
+/// What COMMIT and GO_ON say. COMMIT: how many bytes the front has written. Another size than the mount's is a broken transfer.
+/// GO_ON: how many are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitWord {
     pub bytes: u64,
@@ -129,6 +137,44 @@ impl<'a> RenameWord<'a> {
     }
 }
 
+/// What HELD says: a path, as in RENAME.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldWord<'a> {
+    pub path: &'a OsStr,
+    /// Abort it.
+    pub drop: bool,
+}
+
+impl<'a> HeldWord<'a> {
+    /// As it travels; `None` where the path is too long to be a key.
+    pub fn encode(&self) -> Option<Box<[u8; HELD_WORD_BYTES]>> {
+        let path = self.path.as_bytes();
+        if path.len() > RENAME_PATH_BYTES_MAX {
+            return None;
+        }
+        let mut data = Box::new([0; HELD_WORD_BYTES]);
+        data[..4].copy_from_slice(&u32::from(self.drop).to_ne_bytes());
+        data[4..6].copy_from_slice(&u16::try_from(path.len()).ok()?.to_ne_bytes());
+        data[8..8 + path.len()].copy_from_slice(path);
+        Some(data)
+    }
+
+    /// From what travelled; `None` where it is not what [`Self::encode`] makes.
+    pub fn decode(data: &'a [u8]) -> Option<Self> {
+        let drop = u32::from_ne_bytes(data.get(..4)?.try_into().ok()?) != 0;
+        let bytes = usize::from(u16::from_ne_bytes(data.get(4..6)?.try_into().ok()?));
+        if bytes > RENAME_PATH_BYTES_MAX {
+            return None;
+        }
+        Some(Self { path: OsStr::from_bytes(data.get(8..8 + bytes)?), drop })
+    }
+
+    /// The answer: how many bytes are held, 0 for nothing.
+    pub fn answer(bytes: u64) -> [u8; 8] {
+        bytes.to_ne_bytes()
+    }
+}
+
 /// Arms an open descriptor: only [`commit`] publishes what is written to it.
 ///
 /// # Errors
@@ -163,6 +209,36 @@ pub fn rename(root: impl AsFd, word: &RenameWord<'_>) -> io::Result<()> {
     speak::<{ Word::Rename.number() }, _>(root, &mut data)
 }
 
+/// How many bytes are held of a broken upload of a name that does not exist, below the root of a mount; `None` where
+/// nothing is. Waits for a transfer of it that is just being closed.
+///
+/// # Errors
+/// EBUSY where its upload is under way; else what the store answered.
+pub fn held(root: impl AsFd, path: &OsStr) -> io::Result<Option<u64>> {
+    let mut data = HeldWord { path, drop: false }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
+    speak::<{ Word::Held.number() }, _>(root, &mut data)?;
+    let bytes = CommitWord::decode(&data[..]).map_or(0, |answer| answer.bytes);
+    Ok((bytes > 0).then_some(bytes))
+}
+
+/// Aborts what is held of such a name.
+///
+/// # Errors
+/// ENOENT where nothing is; else as [`held`] and as unlink(2).
+pub fn drop_held(root: impl AsFd, path: &OsStr) -> io::Result<()> {
+    let mut data = HeldWord { path, drop: true }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
+    speak::<{ Word::Held.number() }, _>(root, &mut data)
+}
+
+/// Goes on with the `bytes` that are held of this file, armed and new: what is written follows them, from that
+/// offset on.
+///
+/// # Errors
+/// EINVAL where another number of bytes is held; EBUSY where another one goes on with it.
+pub fn go_on(file: impl AsFd, bytes: u64) -> io::Result<()> {
+    speak::<{ Word::GoOn.number() }, _>(file, &mut CommitWord { bytes }.encode())
+}
+
 fn speak<const OPCODE: Opcode, const BYTES: usize>(
     file: impl AsFd,
     data: &mut [u8; BYTES],
@@ -187,7 +263,10 @@ mod tests {
         assert_eq!(data.len(), RENAME_WORD_BYTES);
         assert_eq!(RenameWord::decode(&data[..]), Some(word));
         assert_eq!(CommitWord::decode(&CommitWord { bytes: 7 }.encode()), Some(CommitWord { bytes: 7 }));
+        let held = HeldWord { path: OsStr::new("深/圳"), drop: true };
+        assert_eq!(HeldWord::decode(&held.encode().expect("it is short")[..]), Some(held));
         let long = "x".repeat(RENAME_PATH_BYTES_MAX + 1);
+        assert_eq!(HeldWord { path: OsStr::new(&long), drop: false }.encode(), None);
         assert_eq!(
             RenameWord { from: OsStr::new(&long), to: OsStr::new("a"), no_replace: false }.encode(),
             None
@@ -201,5 +280,6 @@ mod tests {
         }
         assert_eq!(Word::from_number(0x5413), None);
         assert_eq!(RenameWord::decode(&[0xff; 32]), None);
+        assert_eq!(HeldWord::decode(&[0xff; 32]), None);
     }
 }

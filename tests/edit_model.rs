@@ -138,9 +138,9 @@ impl Run {
         }
         self.story.steps.push(format!("open {how:?}, there: {is_there}"));
         let (inode, handle) = if is_there {
-            open(&vfs, FILE, how).await.unwrap()
+            open(&vfs, FILE, how).await.expect("open")
         } else {
-            let (entry, handle) = create(&vfs, FILE, how).await.unwrap();
+            let (entry, handle) = create(&vfs, FILE, how).await.expect("create");
             (entry.attributes.inode, handle)
         };
         let opened = Open { inode, handle, how, wrote: !is_there };
@@ -169,7 +169,7 @@ impl Run {
         let handle = self.open[which].handle;
         let written =
             vfs.write(handle, told as u64, Bytes::from(data.clone()), append, self.random.bool()).await;
-        written.unwrap();
+        written.expect("write");
         if self.content.len() < offset + length {
             self.content.resize(offset + length, 0);
         }
@@ -186,7 +186,7 @@ impl Run {
         }
         // Write-only truncation to nothing begins a file of its own.
         let bytes = if self.open[which].how.read { bytes } else { bytes.max(1) };
-        truncate(self.tree.vfs(), inode, Some(handle), bytes as u64).await.unwrap();
+        truncate(self.tree.vfs(), inode, Some(handle), bytes as u64).await.expect("truncate");
         if bytes != self.content.len() {
             self.open[which].wrote = true;
         }
@@ -198,7 +198,7 @@ impl Run {
         self.story.steps.push(format!("{which}: zeros {length} at {offset}"));
         let handle = self.open[which].handle;
         let vfs = self.tree.vfs().clone();
-        vfs.fallocate(handle, Allocation::Zero, offset as u64, length as u64).await.unwrap();
+        vfs.fallocate(handle, Allocation::Zero, offset as u64, length as u64).await.expect("fallocate");
         self.content.resize(self.content.len().max(offset + length), 0);
         self.content[offset..offset + length].fill(0);
         self.open[which].wrote = true;
@@ -211,7 +211,7 @@ impl Run {
         let Open { handle, how, .. } = self.open[which];
         let end = (offset + length).min(self.content.len());
         let expected = &self.content[offset.min(end)..end];
-        match self.tree.vfs().read(handle, offset as u64, u32::try_from(length).unwrap()).await {
+        match self.tree.vfs().read(handle, offset as u64, u32::try_from(length).expect("a length")).await {
             Ok(read) => {
                 if how == READ && read != expected {
                     // It reads one version of the object, and no mixture.
@@ -236,15 +236,15 @@ impl Run {
 
     async fn fsync(&mut self, which: usize) {
         self.story.steps.push(format!("{which}: fsync"));
-        self.tree.vfs().fsync(self.open[which].handle).await.unwrap();
+        self.tree.vfs().fsync(self.open[which].handle).await.expect("fsync");
         self.note_published(which);
     }
 
     async fn close(&mut self, which: usize) {
         self.story.steps.push(format!("{which}: close"));
         let handle = self.open[which].handle;
-        self.tree.vfs().flush(handle, closer()).await.unwrap();
-        self.tree.vfs().release(handle).await.unwrap();
+        self.tree.vfs().flush(handle, closer()).await.expect("flush");
+        self.tree.vfs().release(handle).await.expect("release");
         self.note_published(which);
         self.open.remove(which);
     }
@@ -267,7 +267,7 @@ impl Run {
         };
         assert!(same, "the bucket has {:?} bytes", held.map(|held| held.len()));
         if self.open.iter().any(|open| open.how.write) {
-            let shown = stat(self.tree.vfs(), FILE).await.unwrap();
+            let shown = stat(self.tree.vfs(), FILE).await.expect("stat");
             assert_eq!(shown.bytes, self.content.len() as u64, "stat");
         }
     }

@@ -107,9 +107,10 @@ impl Client {
     }
 }
 
+/// Whose broken uploads are aborted at once; what may go on has tests of its own.
 fn one_user() -> (Emulator, Gateway) {
     let emulator = Emulator::start();
-    let gateway = Setup::new(&emulator).account("user0", "").serve();
+    let gateway = Setup::new(&emulator).account("user0", "resume_window = 0").serve();
     (emulator, gateway)
 }
 
@@ -505,7 +506,7 @@ fn a_hundred_sessions_store_at_once() {
 fn more_writers_than_memory_all_finish() {
     let _watchdog = Watchdog::bark_after(300);
     let emulator = Emulator::start();
-    let setup = Setup::new(&emulator).account("user0", "").optional("memory_limit = 16M");
+    let setup = Setup::new(&emulator).account("user0", "resume_window = 0").optional("memory_limit = 16M");
     let mut gateway = setup.serve();
     emulator.pace(20, 0);
     let sessions: Vec<Client> = (0..60).map(|_| Client::log_in(&mut gateway, "user0")).collect();

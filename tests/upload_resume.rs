@@ -10,10 +10,11 @@ const PART: usize = 4 << 20;
 
 /// The keys of the program itself.
 fn notes(emulator: &Emulator) -> Vec<String> {
-    let keys = emulator.objects(BUCKET).into_iter().map(|object| object.key);
+    let keys = emulator.all_objects(BUCKET).into_iter().map(|object| object.key);
     keys.filter(|key| key.starts_with(".cosgate/")).collect()
 }
 
+/// > What a killed mount process has left open and nobody may go on with is aborted by its next start.
 #[test]
 fn what_a_killed_mount_has_left_open_is_aborted_by_its_next_start() {
     let _watchdog = Watchdog::bark_after(120);
@@ -29,4 +30,205 @@ fn what_a_killed_mount_has_left_open_is_aborted_by_its_next_start() {
     gateway.restart();
     assert!(eventually(20, || emulator.uploads().is_empty() && notes(&emulator).is_empty()));
     assert!(emulator.keys().is_empty());
+}
+
+/// A client that counts what it sends, breaks off by resets, and comes back.
+const CLIENT: &str = r#"
+import ftplib, hashlib, io, random, socket, struct, sys, time
+port, name, seed = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+what = sys.argv[4]
+body = random.Random(seed).randbytes(11 * (1 << 20) + 12345)
+
+def login():
+    ftp = ftplib.FTP()
+    ftp.connect("127.0.0.1", port, timeout=60)
+    ftp.login("user", "user-password")
+    ftp.voidcmd("TYPE I")
+    return ftp
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+def reply(deed, *arguments):
+    try:
+        return deed(*arguments)
+    except ftplib.all_errors as error:
+        return str(error)
+
+def brings(start, end):
+    """Sends some of it and breaks off."""
+    ftp = login()
+    data = ftp.transfercmd("STOR " + name, rest=start or None)
+    data.sendall(body[start:end])
+    return ftp, data
+
+def break_off(start, end):
+    ftp, data = brings(start, end)
+    time.sleep(0.2)
+    reset(data)
+    reset(ftp.sock)
+
+def held():
+    return login().size(name)
+
+def finish(start):
+    ftp = login()
+    ftp.storbinary("STOR " + name, io.BytesIO(body[start:]), rest=start or None)
+    back = hashlib.sha256()
+    ftp.retrbinary("RETR " + name, back.update)
+    assert back.digest() == hashlib.sha256(body).digest(), "another file came back"
+
+exec(what)
+"#;
+
+fn client(port: u16, name: &str, what: &str) {
+    let seed = fastrand::u32(..).to_string();
+    let output = common::run("python3", ["-c", CLIENT, &port.to_string(), name, &seed, what]);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "seed {seed}: {said}");
+}
+
+fn assert_at_rest(emulator: &Emulator) {
+    assert!(
+        eventually(20, || emulator.uploads().is_empty() && notes(emulator).is_empty()),
+        "{:?} {:?}",
+        emulator.uploads(),
+        notes(emulator)
+    );
+}
+
+/// > A broken upload of a new file is held: REST at the size that SIZE and MLST tell, or APPE, goes on with it.
+/// > A name that is held shows no object: RETR and RNFR answer 450, REST elsewhere than at its size 554; DELE aborts it.
+#[test]
+fn a_client_that_was_cut_off_goes_on_where_it_was() {
+    let _watchdog = Watchdog::bark_after(180);
+    let emulator = Emulator::start();
+    let mut gateway = Setup::new(&emulator).account("user", "").serve();
+    let port = gateway.ftp_port();
+    client(
+        port,
+        "f",
+        r#"
+break_off(0, 9 << 20)
+ftp = login()
+at = ftp.size(name)
+assert 8 << 20 <= at < 9 << 20, at
+assert f"size={at};" in ftp.sendcmd("MLST " + name).lower()
+assert reply(ftp.retrbinary, "RETR " + name, print)[:3] == "450"
+assert reply(ftp.sendcmd, "RNFR " + name)[:3] == "450"
+for wrong in (1, at - 1, at + 1):
+    assert reply(ftp.transfercmd, "STOR " + name, wrong)[:3] == "554"
+break_off(at, at + (2 << 20))
+later = held()
+assert at < later < at + (2 << 20), (at, later)
+finish(later)
+assert held() == len(body)
+"#,
+    );
+    assert_eq!(emulator.keys(), ["f"]);
+    client(
+        port,
+        "appended",
+        r#"
+ftp, data = brings(0, 6 << 20)
+time.sleep(0.5)
+ftp.putline("ABOR")
+assert ftp.getmultiline()[:3] == "426"
+data.close()
+at = held()
+assert 0 < at < 6 << 20, at
+ftp = login()
+ftp.storbinary("APPE " + name, io.BytesIO(body[at:]))
+assert ftp.size(name) == len(body)
+"#,
+    );
+    client(
+        port,
+        "deleted",
+        r#"
+break_off(0, 6 << 20)
+ftp = login()
+assert ftp.size(name) > 0
+assert ftp.delete(name)[:3] == "250"
+assert reply(ftp.size, name)[:3] == "550"
+assert reply(ftp.delete, name)[:3] == "550"
+"#,
+    );
+    client(
+        port,
+        "all but its reply",
+        r#"
+ftp, data = brings(0, len(body))
+time.sleep(0.2)
+reset(ftp.sock)
+data.close()
+at = held()
+assert 0 < at < len(body), at
+finish(at)
+"#,
+    );
+    assert_eq!(emulator.keys(), ["all but its reply", "appended", "f"]);
+    assert_at_rest(&emulator);
+}
+
+#[test]
+fn lftp_and_curl_go_on_with_what_is_held() {
+    let _watchdog = Watchdog::bark_after(180);
+    let emulator = Emulator::start();
+    let mut gateway = Setup::new(&emulator).account("user", "").serve();
+    let port = gateway.ftp_port();
+    let file = gateway.tree().join("local");
+    std::fs::write(&file, (0..9_000_017_u32).map(|n| (n ^ (n >> 7)).to_le_bytes()[0]).collect::<Vec<_>>())
+        .unwrap();
+    let local = file.display();
+    let lines = [
+        format!("lftp -u user,user-password -e 'put -c {local} -o f; bye' ftp://127.0.0.1:{port}"),
+        format!("curl -sS -u user:user-password -C - -T {local} ftp://127.0.0.1:{port}/f"),
+    ];
+    for line in lines {
+        let begin = format!(
+            "body = open({:?}, 'rb').read()\nbreak_off(0, 7 << 20)\nassert held() >= 4 << 20",
+            file.display().to_string()
+        );
+        client(port, "f", &begin);
+        emulator.forget_requests();
+        let (done, said) = common::shell(&line);
+        assert!(done, "{line}: {said}");
+        assert!(emulator.requests("InitiateMultipartUpload") == 0, "{line}: it began anew");
+        let back = std::fs::read(gateway.home("user").join("f")).unwrap();
+        assert!(back == std::fs::read(&file).unwrap(), "{line}");
+        std::fs::remove_file(gateway.home("user").join("f")).unwrap();
+        assert_at_rest(&emulator);
+    }
+}
+
+/// > After SIGKILL of the mount process an upload goes on behind the parts that COS has.
+#[test]
+fn an_upload_goes_on_after_a_kill_of_the_mount_process() {
+    let _watchdog = Watchdog::bark_after(180);
+    let emulator = Emulator::start();
+    let mut gateway = Setup::new(&emulator).account("user", "").serve();
+    let port = gateway.ftp_port();
+    let kill = format!(
+        r#"
+import os, signal
+ftp, data = brings(0, 10 << 20)
+time.sleep(0.5)
+os.kill({}, signal.SIGKILL)
+reset(data)
+for _ in range(200):
+    time.sleep(0.1)
+    at = reply(held)
+    if isinstance(at, int):
+        break
+assert 0 < at < 10 << 20, at
+finish(at)
+"#,
+        gateway.mount_pid()
+    );
+    client(port, "f", &kill);
+    assert_eq!(emulator.keys(), ["f"]);
+    assert_at_rest(&emulator);
 }

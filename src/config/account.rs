@@ -16,10 +16,13 @@ use super::{
     limits::parse_count,
     section::{Place, Sections},
     values::{
-        is_placeholder, parse_address, parse_bool, parse_mode, parse_number, parse_word, split_host_port,
+        is_placeholder, parse_address, parse_bool, parse_duration, parse_mode, parse_number, parse_word,
+        split_host_port,
     },
 };
 
+/// `resume_window` where none is set.
+pub(super) const RESUME_WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// The section of the first generation.
 pub(super) const FIRST_GENERATION: &str = "COS_ACCOUNT";
 
@@ -102,6 +105,7 @@ impl Accounts {
         let posix_metadata = sections.value(place, "posix_metadata", false, parse_bool);
         let nonempty = sections.value(place, "nonempty", false, parse_bool);
         let quota = read_quota(sections, place);
+        let resume_window = sections.value(place, "resume_window", RESUME_WINDOW, parse_duration);
         let rates = read_rates(sections, place);
         let sessions_max = sections.value(place, "max_sessions", 0, |text| parse_count(text, 0, 1_000_000));
         if let Some((key, path)) = home.clone() {
@@ -115,8 +119,18 @@ impl Accounts {
         policies.sort_by(|left, right| right.cmp(left));
         policies.dedup();
         let name = place.name.clone();
-        let mount =
-            MountConfig { name, store, prefix, home, nonempty, shows, posix_metadata, quota, policies };
+        let mount = MountConfig {
+            name,
+            store,
+            prefix,
+            home,
+            nonempty,
+            shows,
+            posix_metadata,
+            quota,
+            resume_window,
+            policies,
+        };
         self.users.extend(logins.into_iter().map(|login| UserConfig {
             name: login.name,
             password: login.password,

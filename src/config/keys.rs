@@ -92,7 +92,7 @@ pub const KEYS: &[KeySpec] = &[
     built(Account, "file_mode", Value("0644")),
     built(Account, "dir_mode", Value("0755")),
     built(Account, "allow_other", Value("true")),
-    not_built(Account, "resume_window", Value("24h"), &["0", "0s", "0m", "0h"]),
+    built(Account, "resume_window", Value("24h")),
     not_built(Account, "resume_listed", Value("false"), NO),
     built(Account, "quota", Value("0")),
     built(Account, "quota_files", Value("0")),

@@ -24,6 +24,8 @@ pub struct MountConfig {
     /// COS user metadata keeps times, mode, owner.
     pub posix_metadata: bool,
     pub quota: QuotaConfig,
+    /// How long a broken upload may be gone on with; zero: it is aborted at once.
+    pub resume_window: Duration,
     /// One FUSE session each; the first, the widest, on `home`, the others under the runtime directory.
     /// Never empty, no two alike.
     pub policies: Vec<PolicyConfig>,

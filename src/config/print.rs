@@ -102,6 +102,8 @@ impl Lines {
         self.appearance(mount.shows);
         self.limit("quota", mount.quota.bytes);
         self.limit("quota_files", mount.quota.files);
+        let window = mount.resume_window;
+        self.value("resume_window", duration_text(window), window == account::RESUME_WINDOW);
         let rates = users.first().map_or_else(RateLimits::default, |user| user.rates);
         self.limit("max_upload_rate", rates.upload);
         self.limit("max_download_rate", rates.download);

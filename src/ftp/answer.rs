@@ -111,7 +111,7 @@ impl FrontDesk {
                 Err(reply) => reply,
             },
             Command::Mlst(path) => self.facts_of(&path).await,
-            Command::Size(path) => match self.plain_file("SIZE", &path).await {
+            Command::Size(path) => match self.size_of(&path).await {
                 Ok(facts) if self.is_ascii => self.size_in_ascii(&path, facts).await,
                 Ok(facts) => Reply::new(213, facts.bytes.to_string()),
                 Err(reply) => reply,
@@ -119,7 +119,10 @@ impl FrontDesk {
             Command::Mdtm(request) => self.modified(request).await,
             Command::Mfmt(moment, path) => self.set_modified(moment, path).await,
             Command::Site(command) => self.site(command).await,
-            Command::Dele(path) => self.done("DELE", &path, Deed::Remove, "Deleted").await,
+            Command::Dele(path) => {
+                let reply = self.done("DELE", &path, Deed::Remove, "Deleted").await;
+                self.delete_held(&path, reply).await
+            }
             Command::Rmd(path) => self.done("RMD", &path, Deed::Remove, "Removed").await,
             Command::Mkd(path) => match self.ask("MKD", &path, Deed::MakeDirectory).await {
                 Ok(_) => Reply::new(257, format!("{} created", path.quoted())),
@@ -130,7 +133,7 @@ impl FrontDesk {
                     self.rename_from = Some(path);
                     Reply::new(350, "Now say the new name with RNTO")
                 }
-                Err(reply) => reply,
+                Err(reply) => self.busy_if_held(&path, reply, Deed::Rename).await,
             },
             Command::Rnto(path) => match self.rename_from.take() {
                 Some(_) => self.done("RNTO", &path, Deed::Rename, "Renamed").await,
@@ -299,6 +302,14 @@ impl FrontDesk {
         }
     }
 
+    /// Of a file, or of what is held of a broken upload of that name.
+    async fn size_of(&mut self, path: &ClientPath) -> Result<Facts, Reply> {
+        match self.facts_held(path).await? {
+            Some(held) if !self.is_ascii => Ok(held),
+            Some(_) | None => self.plain_file("SIZE", path).await,
+        }
+    }
+
     async fn plain_file(&mut self, verb: &str, path: &ClientPath) -> Result<Facts, Reply> {
         let facts = self.looked_up(verb, path).await?;
         match facts.kind {
@@ -309,9 +320,13 @@ impl FrontDesk {
     }
 
     async fn facts_of(&mut self, path: &ClientPath) -> Reply {
-        let facts = match self.looked_up("MLST", path).await {
-            Ok(facts) => facts,
+        let facts = match self.facts_held(path).await {
             Err(reply) => return reply,
+            Ok(Some(held)) => held,
+            Ok(None) => match self.looked_up("MLST", path).await {
+                Ok(facts) => facts,
+                Err(reply) => return reply,
+            },
         };
         let Some(look) = self.look() else { return refusal(Errno::IO, Deed::Look, path) };
         let line = format!("{} {path}", fact_words(&facts, look.facts, look.policy));

@@ -355,7 +355,12 @@ impl FrontDesk {
         let range = self.range.take();
         // What is sent in type A may have had other line ends when it was counted.
         let bytes_told = self.bytes_told.take().filter(|_| !self.is_ascii);
-        if (restart != 0 && how != StoreHow::Append) || range.is_some() {
+        let how = match self.where_to_begin(how, restart, &path).await {
+            Ok(how) => how,
+            Err(reply) => return self.refuse_transfer(reply).await,
+        };
+        let is_for_that = matches!(how, StoreHow::Append | StoreHow::GoOn { .. });
+        if (restart != 0 && !is_for_that) || range.is_some() {
             return self.refuse_transfer(Reply::new(554, "Uploads start at 0: say REST 0 or none")).await;
         }
         match self.intake() {

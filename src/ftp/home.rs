@@ -81,6 +81,10 @@ pub(super) enum StoreHow {
     Append,
     /// A name that nobody has.
     New,
+    /// From `at` on: the bytes before are held of a broken upload.
+    GoOn {
+        at: u64,
+    },
 }
 
 impl Home {
@@ -233,6 +237,7 @@ impl Root {
     pub(super) fn open_to_store(&self, path: &ClientPath, how: StoreHow) -> io::Result<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
         let how = match how {
+            StoreHow::GoOn { at } => return self.open_to_go_on(path, at),
             StoreHow::Replace => OFlags::TRUNC,
             StoreHow::Append => OFlags::APPEND,
             StoreHow::New => OFlags::EXCL,

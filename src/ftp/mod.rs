@@ -66,6 +66,7 @@ mod rate;
 mod receive;
 mod records;
 mod reply;
+mod resume;
 mod seats;
 mod security;
 mod send;

@@ -69,6 +69,8 @@ const ROOM_TIME_MAX: Duration = Duration::from_secs(1);
 struct Upload {
     root: Arc<Root>,
     file: Arc<OwnedFd>,
+    /// Bytes that were held before this transfer.
+    start: u64,
     deed: Deed,
     means: Arc<Means>,
     throttle: Arc<Throttle>,
@@ -91,15 +93,20 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
     } = order;
     let Work::Store { how, bytes_told, conversion } = work else { return Err(Errno::INVAL) };
     let deed = match how {
-        StoreHow::Replace | StoreHow::New => Deed::Store,
+        StoreHow::Replace | StoreHow::New | StoreHow::GoOn { .. } => Deed::Store,
         StoreHow::Append => Deed::Append,
+    };
+    let start = match how {
+        StoreHow::GoOn { at } => at,
+        StoreHow::Replace | StoreHow::New | StoreHow::Append => 0,
     };
     let meter = Meter::new(progress);
     let end = match open(home, path, how).await {
         Err(error) => Err(Broken::of_mount(&error, deed)),
         Ok((root, file)) => {
             announcer.announce(Opened { bytes: None });
-            let upload = Upload { root, file: Arc::new(file), deed, means, throttle, meter: meter.clone() };
+            let (file, meter) = (Arc::new(file), meter.clone());
+            let upload = Upload { root, file, start, deed, means, throttle, meter };
             let end = match upload.fill(&mut data, conversion.map(Intake::new), &mut interrupt).await {
                 Ok(()) => tokio::select! {
                     biased;
@@ -242,7 +249,10 @@ impl Upload {
         }
         let came = self.meter.bytes();
         match bytes_told {
-            Some(told) if told != came => Err(Broken::SizeDiffers { told, came }),
+            // Going on, a client may tell what is still to come, or the whole (RFC 959 does not say).
+            Some(told) if told != came && told != self.start + came => {
+                Err(Broken::SizeDiffers { told, came })
+            }
             // The client has told what whole is: commit alone does the rest.
             Some(_) => Ok(()),
             // No killed client says that it has sent everything; one that gave up says so on the other connection.
@@ -276,7 +286,8 @@ impl Upload {
     }
 
     async fn commit(&self) -> Result<(), Broken> {
-        let (root, file, bytes) = (self.root.clone(), self.file.clone(), self.meter.bytes());
+        let (root, file) = (self.root.clone(), self.file.clone());
+        let bytes = self.start + self.meter.bytes();
         self.wait_for_store(move || root.commit(&file, bytes)).await
     }
 

@@ -93,7 +93,9 @@ async fn retrieve(
     announcer: &mut Announcer,
 ) -> Result<(), Broken> {
     let of_mount = |error: io::Error| Broken::of_mount(&error, Deed::Read);
-    let (file, facts) = home.run(move |root| root.open_to_read(&path)).await.map_err(of_mount)?;
+    let opened =
+        home.run(move |root| root.open_to_read(&path).map_err(|error| root.busy_if_held(&path, error)));
+    let (file, facts) = opened.await.map_err(of_mount)?;
     if range.start > facts.bytes {
         return Err(Broken::RestPastEnd { bytes: facts.bytes });
     }

@@ -36,7 +36,10 @@ use self::{
     poll::Bells,
     words::{absent, attributes},
 };
-use crate::vfs::{Caller, Entry, HandleNo, Vfs, VfsResult};
+use crate::{
+    ioctl::HeldWord,
+    vfs::{Caller, Entry, HandleNo, Vfs, VfsResult},
+};
 
 /// Numbers are never given to another file while the kernel remembers them.
 const GENERATION: Generation = Generation(0);
@@ -123,6 +126,13 @@ fn empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) + Send {
 fn word(reply: ReplyIoctl) -> impl FnOnce(Result<(), Errno>) + Send {
     move |done| match done {
         Ok(()) => reply.ioctl(0, &[]),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn held(reply: ReplyIoctl) -> impl FnOnce(Result<u64, Errno>) + Send {
+    move |bytes| match bytes {
+        Ok(bytes) => reply.ioctl(0, &HeldWord::answer(bytes)),
         Err(errno) => reply.error(errno),
     }
 }

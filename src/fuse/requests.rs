@@ -19,7 +19,7 @@ use super::{
     answer::{Asked, QUESTION_DEADLINE, TRAVEL_DEADLINE, told},
     empty,
     errno::errno,
-    handle,
+    handle, held,
     listing::List,
     process::{closer, process_of},
     release_late, sized, user,
@@ -28,7 +28,7 @@ use super::{
     words::{self, attributes, fopen_flags, has, inode, open_how, time},
 };
 use crate::{
-    ioctl::{CommitWord, RenameWord, Word},
+    ioctl::{CommitWord, HeldWord, RenameWord, Word},
     vfs::{AttributeChange, Caller, InodeNo, VfsError, WriteOutcome},
 };
 
@@ -494,6 +494,28 @@ impl Filesystem for FuseAdapter {
                 let (from, to) = (from.to_owned(), to.to_owned());
                 let work = async move { vfs.rename_paths(&from, &to, no_replace, caller).await };
                 self.perform("rename by ioctl", ino, work, word(reply));
+            }
+            Some(Word::Held) => {
+                let Some(HeldWord { path, drop }) =
+                    HeldWord::decode(data).filter(|_| inode(ino) == InodeNo(fuser::INodeNo::ROOT.0))
+                else {
+                    return reply.error(Errno::EINVAL);
+                };
+                let path = path.to_owned();
+                if drop {
+                    let work = async move { vfs.drop_held(&path, caller).await };
+                    self.perform("drop what is held", ino, work, word(reply));
+                } else {
+                    let work = async move { vfs.held(&path, caller).await };
+                    self.perform("what is held", ino, work, held(reply));
+                }
+            }
+            Some(Word::GoOn) => {
+                let Some(CommitWord { bytes }) = CommitWord::decode(data) else {
+                    return reply.error(Errno::EINVAL);
+                };
+                let work = async move { vfs.go_on(handle, bytes, caller).await };
+                self.perform("go on", ino, work, word(reply));
             }
             // What ioctl(2) says of a request that a file does not know; isatty(3) asks so.
             None => reply.error(Errno::ENOTTY),

@@ -8,7 +8,7 @@
 //! FLUSH      nothing           publish, unless nothing was written, or it is not the end; killed: discard
 //! FSYNC      invalid           publish, an empty file too
 //! COMMIT     publish           invalid
-//! RELEASE    discard           publish what is not published yet
+//! RELEASE    discard or keep   publish what is not published yet
 //! ```
 //!
 //! An error stays: every later answer is that error.
@@ -54,6 +54,8 @@ pub(super) enum Verdict {
     Nothing,
     Publish,
     Discard(&'static str),
+    /// It broke: kept where it may be gone on with, else as above.
+    Break(&'static str),
     /// The handle's error, once more.
     TellAgain,
     /// Not with this handle.
@@ -108,7 +110,7 @@ fn on_release(standing: Standing) -> Verdict {
     }
     let is_unpublished = standing.dirty || (standing.begun && !standing.published);
     if standing.armed && is_unpublished {
-        return Verdict::Discard("closed without a commit");
+        return Verdict::Break("closed without a commit");
     }
     publish_if(is_unpublished)
 }
@@ -192,13 +194,13 @@ mod tests {
         let armed = Standing { armed: true, ..WRITTEN };
         assert_eq!(decide(armed, by_opener()), Verdict::Nothing);
         assert!(matches!(decide(armed, Word::Fsync), Verdict::Invalid(_)));
-        assert!(matches!(decide(armed, Word::Release), Verdict::Discard(_)));
+        assert!(matches!(decide(armed, Word::Release), Verdict::Break(_)));
         assert_eq!(decide(armed, Word::Commit), Verdict::Publish);
         assert_eq!(decide(Standing { armed: true, ..CREATED }, Word::Commit), Verdict::Publish);
         assert!(matches!(decide(WRITTEN, Word::Commit), Verdict::Invalid(_)));
         let committed = Standing { dirty: false, published: true, ..armed };
         assert_eq!(decide(committed, Word::Release), Verdict::Nothing);
-        assert!(matches!(decide(Standing { dirty: true, ..committed }, Word::Release), Verdict::Discard(_)));
+        assert!(matches!(decide(Standing { dirty: true, ..committed }, Word::Release), Verdict::Break(_)));
     }
 
     #[test]
@@ -228,6 +230,9 @@ mod tests {
             };
             for word in [flush(process, killed, opener_gone), Word::Fsync, Word::Release] {
                 let verdict = decide(standing, word);
+                if !armed || failed || discarded || unlinked {
+                    prop_assert!(!matches!(verdict, Verdict::Break(_)), "nothing of the shell's is kept");
+                }
                 if armed || failed || discarded || unlinked {
                     prop_assert_ne!(verdict, Verdict::Publish);
                 }

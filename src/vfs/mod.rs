@@ -39,6 +39,7 @@ mod register;
 mod remove;
 mod rename;
 mod resolve;
+mod resume;
 mod shared;
 mod types;
 mod uploads;
@@ -231,6 +232,26 @@ impl Vfs {
     pub fn arm(&self, handle: HandleNo, caller: Caller) -> VfsResult<()> {
         self.shared.is_front(caller)?;
         self.shared.handle(handle)?.for_writing()?.arm()
+    }
+
+    /// Goes on with the first `bytes` of a broken upload of the file's name, on an armed handle.
+    pub async fn go_on(&self, handle: HandleNo, bytes: u64, caller: Caller) -> VfsResult<()> {
+        self.shared.is_front(caller)?;
+        let file = self.shared.handle(handle)?.for_writing()?;
+        file.go_on(&self.shared, bytes).await
+    }
+
+    /// How many bytes are held of a broken upload of a name that does not exist; 0 for nothing. `path` is below
+    /// the root. A transfer of it that is just being closed is waited for.
+    pub async fn held(&self, path: &OsStr, caller: Caller) -> VfsResult<u64> {
+        self.shared.is_front(caller)?;
+        resume::held(self, path).await
+    }
+
+    /// Aborts what is held of such a name.
+    pub async fn drop_held(&self, path: &OsStr, caller: Caller) -> VfsResult<()> {
+        self.shared.is_front(caller)?;
+        resume::drop_held(self, path).await
     }
 
     pub async fn prepare(&self, handle: HandleNo, caller: Caller) -> VfsResult<()> {

@@ -75,6 +75,9 @@ pub(super) async fn create(
         }
     } else if begins {
         file.begin(shared, share, how.exclusive);
+        if stands.is_none() {
+            file.note_new();
+        }
         if shared.posix_metadata && mode != shared.shows.file_mode && !shared.is_front_user(caller) {
             file.set_kept(|kept| kept.mode = Some(mode));
         }
@@ -184,6 +187,9 @@ pub(super) async fn truncate(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<()> {
     let target = if is_published { Standing::Published } else { Standing::Free };
     vfs.policy.may_overwrite(&file.name, target)?;
     file.truncate(shared, false).await?;
+    if target == Standing::Free {
+        file.note_new();
+    }
     let detached = known.facts.etag.is_some() && {
         let mut inodes = shared.inodes.lock();
         let detached = inodes.detach(file.inode).is_some();
@@ -200,6 +206,10 @@ pub(super) async fn truncate(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<()> {
 pub(super) async fn flush(vfs: &Vfs, handle: HandleNo, closer: Closer) -> VfsResult<()> {
     match vfs.shared.handle(handle)? {
         Handle::File(file) => {
+            if file.standing().armed {
+                // The front has closed it: RELEASE follows, and whoever asks what is held waits for that.
+                file.close(Closed::Closing);
+            }
             let word = Word::Flush { opener: file.opener(), closer };
             file.perform(&vfs.shared, word).await
         }
@@ -256,6 +266,7 @@ pub(super) async fn stop(vfs: &Vfs, grace: Duration) {
     }
     shared.flush_all_gathered().await;
     let left = shared.writing.all().into_iter().filter(|file| file.is_unpublished());
-    join_all(left.map(|file| async move { file.discard(shared, "the mount is being stopped").await })).await;
+    join_all(left.map(|file| async move { file.break_off(shared, "the mount is being stopped").await }))
+        .await;
     shared.uploads.at_rest(UPLOADS_REST).await;
 }

@@ -114,8 +114,14 @@ impl Writing {
 
 impl Shared {
     /// After a publication: the name, in every view, leads to the new object.
-    pub(super) fn show_published(&self, file: &OpenFile, published: &Published, kept: &Posix) -> Facts {
+    pub(super) fn show_published(
+        self: &Arc<Self>,
+        file: &OpenFile,
+        published: &Published,
+        kept: &Posix,
+    ) -> Facts {
         let facts = Facts::of_object(published.bytes, published.last_modified, &published.etag);
+        self.uploads.replaced(&file.key);
         self.note_put(file.key.as_str(), facts.clone());
         // What was set on the object of before is not this one's.
         self.take_gathered(file.key.as_str());

@@ -44,14 +44,14 @@ pub(super) struct Place<'a> {
 
 /// A [`Place`] with all that follows from it.
 #[derive(Debug)]
-struct Spot {
-    parent: InodeNo,
-    directory: String,
-    name: String,
+pub(super) struct Spot {
+    pub(super) parent: InodeNo,
+    pub(super) directory: String,
+    pub(super) name: String,
 }
 
 impl Spot {
-    fn key(&self, shared: &Shared) -> VfsResult<Key> {
+    pub(super) fn key(&self, shared: &Shared) -> VfsResult<Key> {
         shared.names.key(&self.directory, &self.name)
     }
 
@@ -108,7 +108,7 @@ pub(super) async fn rename_paths(
 }
 
 /// The directory that a path below the root names, pinned, and the name in it.
-async fn walk(shared: &Shared, path: &OsStr) -> VfsResult<Spot> {
+pub(super) async fn walk(shared: &Shared, path: &OsStr) -> VfsResult<Spot> {
     let path =
         path.to_str().ok_or_else(|| VfsError::NameImpossible { name: path.to_string_lossy().into() })?;
     let mut pieces: Vec<&str> = path.split('/').filter(|piece| !piece.is_empty()).collect();

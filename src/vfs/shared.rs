@@ -118,7 +118,7 @@ impl Shared {
         let names = || Names::new(&mount.prefix, &limits.state_prefix);
         let quota = Quota::new(mount.quota, Arc::clone(&store), names(), &mount.name, &runtime);
         let names = names();
-        let uploads = Uploads::new(store.clone(), writers.clone(), names.state_root(), Duration::ZERO);
+        let uploads = Uploads::new(store.clone(), writers.clone(), names.state_root(), mount.resume_window);
         Arc::new(Self {
             store,
             names,
@@ -433,6 +433,7 @@ pub(super) mod tests {
             home: PathBuf::from("/home/demo"),
             nonempty: false,
             quota: QuotaConfig::default(),
+            resume_window: Duration::ZERO,
             shows: Appearance {
                 uid: Some(0),
                 gid: Some(0),

@@ -63,6 +63,8 @@ struct State {
     /// Bytes written through this descriptor.
     written_bytes: u64,
     armed: bool,
+    /// Nothing stood under the name when it was opened.
+    is_new: bool,
     published: bool,
     discarded: Option<&'static str>,
     /// The name was unlinked; how far the file reaches for its writer, whose bytes go nowhere now.
@@ -74,6 +76,16 @@ struct State {
     kept: Posix,
     /// The old object, for who reads before anything has begun.
     reader: Option<Arc<Reader>>,
+}
+
+impl State {
+    /// Of a file that is written in order.
+    fn writer(&self) -> Option<&Arc<WriteHandle>> {
+        match self.content.as_ref()? {
+            Content::Ordered(writer) => Some(writer),
+            Content::Edit(_) => None,
+        }
+    }
 }
 
 impl OpenFile {
@@ -239,10 +251,70 @@ impl OpenFile {
         }
         let mut state = self.state.lock();
         state.armed = true;
-        if let Some(Content::Edit(edit)) = &state.content {
-            edit.in_order();
+        match &state.content {
+            Some(Content::Edit(edit)) => edit.in_order(),
+            Some(Content::Ordered(writer)) if state.is_new => writer.may_go_on(),
+            Some(Content::Ordered(_)) | None => {}
         }
         Ok(())
+    }
+
+    /// Nothing stands under the name.
+    pub(super) fn note_new(&self) {
+        self.state.lock().is_new = true;
+    }
+
+    /// Goes on with the first `bytes` of a broken upload of this name. Armed, and nothing written yet.
+    ///
+    /// # Errors
+    /// As [`super::uploads::Uploads::claim`]; `Invalid` where something has been written or stands there.
+    pub(super) async fn go_on(&self, shared: &Arc<Shared>, bytes: u64) -> VfsResult<()> {
+        let writer = {
+            let mut state = self.state.lock();
+            let is_fresh = state.is_new && !state.published;
+            // What has appeared meanwhile must not be replaced by what was begun before it.
+            state.forbid_overwrite |= is_fresh;
+            state.writer().filter(|writer| is_fresh && writer.bytes() == 0).cloned()
+        };
+        let writer = writer.ok_or(VfsError::Invalid { why: "only a new file can go on with an upload" })?;
+        let held = shared.uploads.claim(&self.key, bytes).await?;
+        let upload = held.upload.clone();
+        if writer.resume(held) {
+            return Ok(());
+        }
+        writer.abort_kept(upload);
+        Err(VfsError::Invalid { why: "something has been written already" })
+    }
+
+    /// A transfer that broke: what has come of a new file is kept, anything else is given up.
+    pub(super) async fn break_off(&self, shared: &Arc<Shared>, why: &'static str) {
+        let writer = {
+            let state = self.state.lock();
+            let is_for_that = state.armed && state.is_new && !state.published && shared.uploads.keeps();
+            state.writer().filter(|_| is_for_that).cloned()
+        };
+        let kept = match &writer {
+            Some(writer) => writer.keep().await,
+            None => None,
+        };
+        let (Some(writer), Some(held)) = (writer, kept) else {
+            if self.standing().dirty {
+                // What was held before was the beginning of another file.
+                shared.uploads.replaced(&self.key);
+            }
+            return self.discard(shared, why).await;
+        };
+        self.state.lock().discarded = Some(why);
+        match shared.uploads.keep(&self.key, held).await {
+            Ok(bytes) => info!(key = %self.key, why, bytes, "broken, and kept to be gone on with"),
+            Err(upload) => {
+                info!(key = %self.key, why, "discarded");
+                writer.abort_kept(upload);
+                // Nothing is sent any more; this waits for the abort.
+                writer.discard(why).await;
+            }
+        }
+        shared.hide_unpublished(self);
     }
 
     pub(super) async fn prepare(&self) -> VfsResult<()> {
@@ -286,6 +358,10 @@ impl OpenFile {
             },
             Verdict::Discard(why) => {
                 self.discard(shared, why).await;
+                Ok(())
+            }
+            Verdict::Break(why) => {
+                self.break_off(shared, why).await;
                 Ok(())
             }
             Verdict::TellAgain => Err(self.failure()),

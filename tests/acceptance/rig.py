@@ -151,6 +151,8 @@ class Rig:
                 "cos_secretid": "emulator", "cos_secretkey": "emulator-secret", "cos_bucket": self.bucket(n),
                 "cos_endpoint": f"127.0.0.1:{self.store_port}", "cos_protocol": "http", "home_dir": self.home(n),
                 "ftp_login_user_name": f"user{n}", "ftp_login_user_password": f"pass{n}",
+                # Broken uploads are aborted at once, unless a scenario is about them.
+                "resume_window": "0",
             } | more
             lines += [f"[COS_ACCOUNT_{n}]"] + [f"{k} = {v}" for k, v in keys.items()]
         lines += ["[NETWORK]", f"listen_port = {self.ftp_port}", "listen_address = 127.0.0.1",

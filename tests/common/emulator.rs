@@ -89,8 +89,15 @@ impl Emulator {
         self.ask("PUT", "/pace", &pace.to_string());
     }
 
-    /// All objects of a bucket, by key.
+    /// All objects of a bucket but those of the program itself, by key.
     pub fn objects(&self, bucket: &str) -> Vec<ObjectSeen> {
+        let mut objects = self.all_objects(bucket);
+        objects.retain(|object| !object.key.starts_with(".cosgate/"));
+        objects
+    }
+
+    /// All objects of a bucket, by key.
+    pub fn all_objects(&self, bucket: &str) -> Vec<ObjectSeen> {
         let text = self.ask("GET", &format!("/objects?bucket={bucket}"), "");
         let list: Vec<Value> = serde_json::from_str(&text).expect("a list of objects");
         let mut objects: Vec<_> = list

@@ -46,6 +46,7 @@ pub struct Plan {
     pub memory_bytes: u64,
     pub posix_metadata: bool,
     pub quota: QuotaConfig,
+    pub resume_window: Duration,
     pub prefix: &'static str,
     pub policies: Vec<PolicyConfig>,
 }
@@ -57,6 +58,7 @@ impl Default for Plan {
             memory_bytes: 64 << 20,
             posix_metadata: false,
             quota: QuotaConfig::default(),
+            resume_window: Duration::ZERO,
             prefix: "",
             policies: vec![ALL],
         }
@@ -132,6 +134,7 @@ fn mount(plan: &Plan) -> MountConfig {
         home: PathBuf::from("/home/demo"),
         nonempty: false,
         quota: plan.quota,
+        resume_window: plan.resume_window,
         shows: Appearance {
             uid: Some(1000),
             gid: Some(1000),

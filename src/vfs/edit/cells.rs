@@ -275,9 +275,11 @@ impl Extents {
     fn fill_gaps(&mut self, memory: &mut [u8], below: &[u8]) {
         let mut at = 0;
         for extent in self.0.drain(..).chain(std::iter::once(memory.len()..memory.len())) {
-            for place in at..extent.start {
-                memory[place] = below.get(place).copied().unwrap_or(0);
-            }
+            let gap = &mut memory[at..extent.start];
+            let known = below.get(at..).unwrap_or_default();
+            let known = &known[..known.len().min(gap.len())];
+            gap[..known.len()].copy_from_slice(known);
+            gap[known.len()..].fill(0);
             at = extent.end;
         }
         self.0.push(0..memory.len());

@@ -15,6 +15,7 @@
 
 mod entry;
 mod gateway;
+mod held;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -22,18 +23,25 @@ mod tests;
 use std::{
     collections::HashMap,
     fmt,
+    num::NonZeroUsize,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use tracing::{info, warn};
 
 use super::Writers;
 use crate::cos::{CosError, Key, ObjectStore, Payload, Reason, UploadId};
+pub(in crate::vfs) use entry::HeldPart;
 use entry::{Entry, Places, State, document};
 use gateway::{Gateway, Life};
+pub(in crate::vfs) use held::Held;
+
+/// Broken uploads that are remembered (about 2 MB).
+const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
 /// The open uploads of one mount.
 pub(in crate::vfs) struct Uploads {
@@ -46,6 +54,8 @@ pub(in crate::vfs) struct Uploads {
     /// Those of this very mount. A leaf among the locks.
     live: Mutex<HashMap<UploadId, Arc<Live>>>,
     seen: sweep::Seen,
+    /// Where entries of broken uploads stand that this gateway has heard of. A leaf.
+    known: Mutex<LruCache<Key, Key>>,
     /// Requests in the background.
     busy: watch::Sender<usize>,
 }
@@ -75,6 +85,7 @@ impl Uploads {
             window,
             live: Mutex::default(),
             seen: sweep::Seen::default(),
+            known: Mutex::new(LruCache::new(KNOWN_MAX)),
             busy: watch::channel(0).0,
         })
     }
@@ -118,22 +129,17 @@ impl Uploads {
             warn!(key = %live.key, "state_prefix leaves no room for a name: this upload is not written down");
             return;
         };
-        let entry = Entry {
-            upload: upload.clone(),
-            gateway: self.gateway.clone(),
-            state: State::Live { may_go_on: live.may_go_on },
-            begun: live.begun,
-        };
-        let mut written = self.put(&first, &live.key, &entry, true).await;
+        let entry = self.entry(live, upload, State::Live { may_go_on: live.may_go_on });
+        let mut written = self.put(&first, &live.key, &[], &entry, true).await;
         *place = Some(first.clone());
         if written.as_ref().is_err_and(|error| error.reason == Reason::Exists) {
             if self.clear_broken(&first).await {
-                written = self.put(&first, &live.key, &entry, false).await;
+                written = self.put(&first, &live.key, &[], &entry, false).await;
             } else {
                 // Another upload of this name is on its way.
                 *place = self.places.further(&live.key, upload);
                 if let Some(further) = &*place {
-                    written = self.put(further, &live.key, &entry, false).await;
+                    written = self.put(further, &live.key, &[], &entry, false).await;
                 }
             }
         }
@@ -144,6 +150,10 @@ impl Uploads {
                 *place = None;
             }
         }
+    }
+
+    fn entry(&self, live: &Live, upload: &UploadId, state: State) -> Entry {
+        Entry { upload: upload.clone(), gateway: self.gateway.clone(), state, begun: live.begun }
     }
 
     /// Whether the upload that stands at `place` is broken: then it is aborted, because a new one of this name
@@ -165,10 +175,11 @@ impl Uploads {
         &self,
         place: &Key,
         key: &Key,
+        parts: &[HeldPart],
         entry: &Entry,
         forbid_overwrite: bool,
     ) -> Result<(), CosError> {
-        let payload = Payload::new(document(key, &[]));
+        let payload = Payload::new(document(key, parts));
         let _permit = self.writers.upload_permit().await;
         self.store.put_object(place, payload, &entry.new_object(forbid_overwrite)).await.map(drop)
     }

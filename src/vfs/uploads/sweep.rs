@@ -164,6 +164,9 @@ impl Uploads {
             let life = self.life_of(&look.entry);
             match decide(&look.entry, life, listed.last_modified, look.parts, self.window, now) {
                 Verdict::Leave => {
+                    if life == Life::Gone || matches!(look.entry.state, State::Kept { .. }) {
+                        self.note_held(&look.key, place);
+                    }
                     self.remember(listed, look);
                     return Ok(());
                 }

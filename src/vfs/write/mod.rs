@@ -17,6 +17,7 @@
 //! Lock order: a key's turn, then `Shared::core` (a leaf but for the budget's and the runtime's own locks);
 //! wakes are called without locks.
 
+mod keep;
 mod part;
 mod settle;
 mod state;
@@ -101,6 +102,8 @@ struct Core {
     ended: bool,
     /// The name leads elsewhere now.
     orphaned: bool,
+    /// What comes is the beginning of a file that may be gone on with.
+    may_go_on: bool,
     /// What publish gives the object, and what Initiate has given it.
     new: NewObject,
     begun_as: Option<NewObject>,
@@ -168,6 +171,7 @@ impl WriteHandle {
             share: None,
             ended: false,
             orphaned: false,
+            may_go_on: false,
             new: NewObject::default(),
             begun_as: None,
             version: 0,

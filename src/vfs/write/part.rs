@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::super::budget::{BLOCK, Block, Room, SENDABLE_BLOCKS};
 use crate::{
     config::{Limits, PartSizes},
-    cos::{Crc64, PARTS_MAX, PartNumber, Payload},
+    cos::{Crc64, PART_BYTES_MIN, PARTS_MAX, PartNumber, Payload},
 };
 
 /// Bytes of one part, or of a small file, in memory.
@@ -75,6 +75,18 @@ impl PartBuffer {
     /// Its blocks, all but the last one full.
     pub(super) fn into_blocks(self) -> Vec<Block> {
         self.blocks
+    }
+
+    /// All but some of its last bytes, if that can stand as a part that others follow.
+    pub(super) fn without_end(mut self) -> Option<Payload> {
+        self.blocks.pop();
+        let mut rest = Self::new();
+        for block in self.blocks {
+            rest.bytes += block.as_ref().len() as u64;
+            rest.digest.update(block.as_ref());
+            rest.blocks.push(block);
+        }
+        (rest.bytes >= PART_BYTES_MIN).then(|| rest.freeze())
     }
 
     /// Makes it the body of a request, without copying.
@@ -143,7 +155,7 @@ impl PartPlan {
         let Some(number) = self.next else { return false };
         let planned = self.sizes.bytes(number.get());
         let behind = (self.planned_bytes + planned).saturating_sub(self.cut_bytes + bytes);
-        bytes >= crate::cos::PART_BYTES_MIN && number.get() < PARTS_MAX && behind <= self.rest_bytes - planned
+        bytes >= PART_BYTES_MIN && number.get() < PARTS_MAX && behind <= self.rest_bytes - planned
     }
 
     /// Numbers that are left.

@@ -9,7 +9,7 @@
 //!
 //! An event goes in, the next state and one [`Effect`] come out; `upload.rs` performs the effect and feeds
 //! its outcome back. `B` is the body of a part on its way; nothing here looks into it. Two rules hold in
-//! every state: an upload ID that COS has given leaves by Complete or by Abort, and nothing but `Putting`
+//! every state: an upload ID that COS has given leaves by Complete, by Abort or by being handed over to be kept, and nothing but `Putting`
 //! and `Completing` can make something visible.
 
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -17,7 +17,10 @@
 use super::Published;
 use crate::{
     cos::{CosError, Crc64, Expected, Operation, PartNumber, PartStored, Reason, UploadId},
-    vfs::VfsError,
+    vfs::{
+        VfsError,
+        uploads::{Held, HeldPart},
+    },
 };
 
 /// Where an object being written stands.
@@ -74,13 +77,14 @@ pub(super) struct Parts {
     /// Parts cut and not yet answered.
     missing: usize,
     bytes: u64,
-    crc64: Crc64,
+    /// `None` once a part is among them whose checksum nobody knows.
+    crc64: Option<Crc64>,
 }
 
 #[derive(Debug)]
 struct CutPart {
     bytes: u64,
-    crc64: Crc64,
+    crc64: Option<Crc64>,
     stored: Option<PartStored>,
 }
 
@@ -90,7 +94,7 @@ impl<B> WriteState<B> {
     pub(super) fn on_cut(self, number: PartNumber, bytes: u64, crc64: Crc64, body: B) -> (Self, Effect<B>) {
         match self {
             Self::Filling => {
-                let mut parts = Parts { cut: Vec::new(), missing: 0, bytes: 0, crc64: Crc64::EMPTY };
+                let mut parts = Parts::none();
                 parts.add(bytes, crc64);
                 (Self::Initiating { waiting: vec![(number, body)], parts }, Effect::Initiate)
             }
@@ -174,7 +178,7 @@ impl<B> WriteState<B> {
         match self {
             Self::Filling => (Self::Putting, Effect::Put),
             Self::Uploading { upload, parts } if parts.missing == 0 => {
-                let expected = Expected { bytes: parts.bytes, crc64: Some(parts.crc64) };
+                let expected = Expected { bytes: parts.bytes, crc64: parts.crc64 };
                 let parts = parts.cut.into_iter().filter_map(|part| part.stored).collect();
                 (Self::Completing { upload: upload.clone() }, Effect::Complete { upload, parts, expected })
             }
@@ -227,6 +231,47 @@ impl<B> WriteState<B> {
             | Self::Published(_)
             | Self::Failed { .. }
             | Self::Discarded => (self, Effect::Nothing),
+        }
+    }
+
+    /// It broke, and may be gone on with later: the upload stays open, and what COS has of it from the first part
+    /// on is handed over. In any state but `Uploading` there is nothing to keep.
+    pub(super) fn on_keep(self) -> (Self, Option<Held>) {
+        match self {
+            Self::Uploading { upload, parts } => {
+                let held = parts
+                    .cut
+                    .into_iter()
+                    .map_while(|part| part.stored.map(|stored| HeldPart { stored, crc64: part.crc64 }));
+                (Self::Discarded, Some(Held { upload, parts: held.collect() }))
+            }
+            Self::Filling
+            | Self::Initiating { .. }
+            | Self::Putting
+            | Self::Completing { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => (self, None),
+        }
+    }
+
+    /// Goes on with what was kept. Only where nothing has been cut yet; in any other state nothing changes.
+    pub(super) fn on_resume(self, held: Held) -> Self {
+        match self {
+            Self::Filling => {
+                let mut parts = Parts::none();
+                for part in held.parts {
+                    parts.add_held(part);
+                }
+                Self::Uploading { upload: held.upload, parts }
+            }
+            Self::Initiating { .. }
+            | Self::Uploading { .. }
+            | Self::Putting
+            | Self::Completing { .. }
+            | Self::Published(_)
+            | Self::Failed { .. }
+            | Self::Discarded => self,
         }
     }
 
@@ -297,11 +342,23 @@ impl<B> WriteState<B> {
 }
 
 impl Parts {
+    fn none() -> Self {
+        Self { cut: Vec::new(), missing: 0, bytes: 0, crc64: Some(Crc64::EMPTY) }
+    }
+
     fn add(&mut self, bytes: u64, crc64: Crc64) {
-        self.crc64 = self.crc64.followed_by(crc64, bytes);
+        self.crc64 = self.crc64.map(|sum| sum.followed_by(crc64, bytes));
         self.bytes += bytes;
         self.missing += 1;
-        self.cut.push(CutPart { bytes, crc64, stored: None });
+        self.cut.push(CutPart { bytes, crc64: Some(crc64), stored: None });
+    }
+
+    /// A part that COS has already.
+    fn add_held(&mut self, part: HeldPart) {
+        let HeldPart { stored, crc64 } = part;
+        self.crc64 = self.crc64.zip(crc64).map(|(sum, crc64)| sum.followed_by(crc64, stored.bytes));
+        self.bytes += stored.bytes;
+        self.cut.push(CutPart { bytes: stored.bytes, crc64, stored: Some(stored) });
     }
 
     /// Notes what COS says it has of a part, if that is what was sent.
@@ -317,7 +374,7 @@ impl Parts {
         if stored.number != number || stored.bytes != part.bytes {
             return Err(corrupt("COS has another number or size"));
         }
-        if stored.crc64.is_some_and(|crc64| crc64 != part.crc64) {
+        if stored.crc64.zip(part.crc64).is_some_and(|(stored, sent)| stored != sent) {
             return Err(corrupt("COS has other bytes"));
         }
         if part.stored.replace(stored).is_none() {
@@ -346,6 +403,9 @@ mod tests {
         initiating: u32,
         sending: Vec<(UploadId, PartNumber)>,
         aborting: Vec<UploadId>,
+        /// Handed over, and how often somebody has gone on with it.
+        kept: Option<Held>,
+        resumed: u32,
         publishing: Option<Option<(UploadId, Expected)>>,
         cut: BTreeMap<u16, (u64, Crc64)>,
         published_bytes: Option<u64>,
@@ -393,6 +453,33 @@ mod tests {
                     self.publishing = Some(Some((upload, expected)));
                 }
             }
+        }
+
+        /// It breaks: what is kept is the beginning of what was cut, and COS has it.
+        fn keep(&mut self, state: State) -> State {
+            let (state, held) = state.on_keep();
+            if let Some(held) = held {
+                assert!(self.open.contains(&held.upload) && state.answer().is_some());
+                for (place, part) in held.parts.iter().enumerate() {
+                    let number = u16::try_from(place + 1).unwrap();
+                    assert_eq!(part.stored.number.get(), number);
+                    assert_eq!((part.stored.bytes, part.crc64.unwrap()), self.cut[&number]);
+                }
+                self.kept = Some(held);
+            }
+            state
+        }
+
+        /// Another handle goes on with it: requests of the first one are over.
+        fn resume(&mut self, state: State) -> State {
+            if !matches!(state, WriteState::Discarded) || self.initiating > 0 {
+                return state;
+            }
+            let held = self.kept.take().unwrap();
+            self.sending.clear();
+            self.cut.retain(|number, _| usize::from(*number) <= held.parts.len());
+            self.resumed += 1;
+            State::Filling.on_resume(held)
         }
 
         /// One answer of COS arrives, or is lost with its connection: which, chance decides.
@@ -480,11 +567,13 @@ mod tests {
                 }
                 6 if random.u8(..) < 60 => state.on_discard(),
                 7 if random.u8(..) < 60 => state.on_hopeless(refused()),
+                8 if random.u8(..) < 60 => (world.keep(state), Effect::Nothing),
+                9 if world.kept.is_some() => (world.resume(state), Effect::Nothing),
                 _ => (world.answer(state, &mut random), Effect::Nothing),
             };
             state = next;
             world.perform(effect);
-            if let Some(before) = before {
+            if let Some(before) = before.filter(|_| std::mem::take(&mut world.resumed) == 0) {
                 assert_eq!(state.answer().map(|answer| answer.is_ok()), Some(before), "the last word stays");
             }
             let visible = u32::from(matches!(state, WriteState::Published(_)));
@@ -498,6 +587,10 @@ mod tests {
                 break;
             }
             state = world.answer(state, &mut random);
+        }
+        // Whoever keeps it will complete or abort it.
+        if let Some(held) = world.kept.take() {
+            world.open.remove(&held.upload);
         }
         // A Complete under way has failed and asked for its abort by now, or succeeded.
         assert!(world.open.is_empty(), "seed {seed}: left open {:?} in {state:?}", world.open);
@@ -521,7 +614,7 @@ mod tests {
     #[test]
     fn a_late_initiate_is_aborted_in_every_state_that_does_not_wait_for_it() {
         let upload = UploadId::new("late");
-        let parts = Parts { cut: Vec::new(), missing: 0, bytes: 0, crc64: Crc64::EMPTY };
+        let parts = Parts::none();
         for state in [
             State::Filling,
             State::Uploading { upload: UploadId::new("other"), parts },

@@ -52,7 +52,7 @@ impl Shared {
         }
     }
 
-    fn depart(self: &Arc<Self>, core: &mut super::Core, payload: Payload) {
+    pub(super) fn depart(self: &Arc<Self>, core: &mut super::Core, payload: Payload) {
         let Some(number) = core.plan.next() else { return };
         core.memory.right = None;
         core.memory.seat = None;
@@ -335,20 +335,22 @@ impl Shared {
                     });
                 }
             }
-            Effect::Abort { upload } => {
-                let again = core.sending_bytes > 0;
-                let Some(cleaning) = self.writers.cleaning() else {
-                    tracing::error!(key = %self.key, upload = upload.as_str(),
-                        "too many uploads to abort: this one stays open at COS");
-                    return;
-                };
-                let end = self.loose_end();
-                runtime.spawn(async move {
-                    end.abort(upload, again).await;
-                    drop(cleaning);
-                });
-            }
+            Effect::Abort { upload } => self.abort(upload, core.sending_bytes > 0),
         }
+    }
+
+    /// Aborts an upload in the background, until it has happened; `again`: twice, for parts on their way.
+    pub(super) fn abort(self: &Arc<Self>, upload: UploadId, again: bool) {
+        let Some(cleaning) = self.writers.cleaning() else {
+            tracing::error!(key = %self.key, upload = upload.as_str(),
+                "too many uploads to abort: this one stays open at COS");
+            return;
+        };
+        let end = self.loose_end();
+        self.writers.runtime.spawn(async move {
+            end.abort(upload, again).await;
+            drop(cleaning);
+        });
     }
 
     async fn send_part(self: Arc<Self>, version: u64, upload: UploadId, number: PartNumber, body: Body) {
@@ -391,7 +393,7 @@ impl Shared {
     }
 
     /// Tells everybody that the state has changed. To be called without locks.
-    fn tell(&self, wakes: Vec<Wake>) {
+    pub(super) fn tell(&self, wakes: Vec<Wake>) {
         self.changed.notify_waiters();
         for wake in wakes {
             wake();
@@ -414,7 +416,8 @@ impl LooseEnd {
             tracing::warn!(key = %shared.key, %error, "an upload without parts may have stayed open");
         }
         if let (Ok(upload), Some(uploads)) = (&answer, &shared.uploads) {
-            uploads.begun(&shared.key, upload, false);
+            let may_go_on = shared.core.lock().may_go_on;
+            uploads.begun(&shared.key, upload, may_go_on);
         }
         let answer = answer.map_err(|error| shared.error(error));
         shared.feed(version, 0, |state| state.on_initiated(answer));

@@ -1,0 +1,167 @@
+//! Uploads that broke and go on: what is held of a name that does not exist.
+//!
+//! The mount keeps the beginning of a broken upload where nothing stands under its name, and the kernel
+//! knows nothing of it. So the desk asks by a word of its own wherever a client wants to know how far it came
+//! (SIZE, MLST), goes on (REST and STOR, APPE), reads (RETR), renames (RNFR) or gives it up (DELE). It never
+//! asks for a STOR from the start.
+//!
+//! The word also waits for a transfer of that name that has just been closed: a client that reconnects at
+//! once is told how much of it is held, and not how much had come.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{Mode, OFlags, SeekFrom},
+    io::Errno,
+};
+
+use super::{
+    desk::{FrontDesk, Login},
+    home::{Facts, Kind, Root, StoreHow},
+    path::ClientPath,
+    reply::{Deed, Reply, errno_of, refusal},
+    send::now,
+};
+use crate::ioctl;
+
+impl Root {
+    /// How many bytes are held of a name that does not exist. Blocks.
+    ///
+    /// # Errors
+    /// EBUSY where its upload is under way.
+    pub(super) fn held(&self, path: &ClientPath) -> io::Result<Option<u64>> {
+        match ioctl::held(self.descriptor(), name(path)) {
+            // A path that leads nowhere; no mount of ours, which tests of the wire alone do without.
+            Err(error) if matches!(errno_of(&error), Errno::NOENT | Errno::NOTDIR | Errno::NOTTY) => Ok(None),
+            told => told,
+        }
+    }
+
+    /// As `error`, but EBUSY where that is "no such file" and something is held of it.
+    pub(super) fn busy_if_held(&self, path: &ClientPath, error: io::Error) -> io::Error {
+        match errno_of(&error) {
+            Errno::NOENT if matches!(self.held(path), Ok(Some(_))) => Errno::BUSY.into(),
+            _ => error,
+        }
+    }
+
+    /// Aborts what is held of a name.
+    ///
+    /// # Errors
+    /// ENOENT where nothing is.
+    fn drop_held(&self, path: &ClientPath) -> io::Result<()> {
+        ioctl::drop_held(self.descriptor(), name(path))
+    }
+
+    /// A file to be filled from `at` on, armed; the bytes before that are held.
+    pub(super) fn open_to_go_on(&self, path: &ClientPath, at: u64) -> io::Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self.open_beneath(path, flags, Mode::from_raw_mode(0o666))?;
+        ioctl::arm(&file)?;
+        match ioctl::go_on(&file, at) {
+            // Somebody else was faster than this client.
+            Err(error) if errno_of(&error) == Errno::INVAL => return Err(Errno::BUSY.into()),
+            gone_on => gone_on?,
+        }
+        rustix::fs::seek(&file, SeekFrom::Start(at))?;
+        Ok(file)
+    }
+}
+
+/// How long the end of an upload whose client has gone may take to be noticed, and how often that is looked for.
+const HALF_DEAD_WAIT: Duration = Duration::from_secs(2);
+const HALF_DEAD_LOOK: Duration = Duration::from_millis(25);
+
+fn name(path: &ClientPath) -> &OsStr {
+    path.relative().as_ref()
+}
+
+impl FrontDesk {
+    /// The client of an upload that is under way may have gone, and nobody has noticed yet: worth a moment.
+    async fn held(&self, path: &ClientPath) -> io::Result<Option<u64>> {
+        let Login::In(session) = &self.login else { return Ok(None) };
+        let deadline = Instant::now() + HALF_DEAD_WAIT;
+        loop {
+            let (home, path) = (session.context.user().home.clone(), path.clone());
+            match home.run(move |root| root.held(&path)).await {
+                Err(error) if errno_of(&error) == Errno::BUSY && Instant::now() < deadline => {
+                    tokio::time::sleep(HALF_DEAD_LOOK).await;
+                }
+                told => return told,
+            }
+        }
+    }
+
+    /// Facts of what is held, as of a file; `None` where nothing is, or where only the mount can say why not. An upload
+    /// under way is 450: how much has come of it is not how much will stay if it breaks.
+    pub(super) async fn facts_held(&self, path: &ClientPath) -> Result<Option<Facts>, Reply> {
+        let bytes = match self.held(path).await {
+            Ok(Some(bytes)) => bytes,
+            Err(error) if errno_of(&error) == Errno::BUSY => {
+                return Err(refusal(Errno::BUSY, Deed::Look, path));
+            }
+            Ok(None) | Err(_) => return Ok(None),
+        };
+        Ok(Some(Facts {
+            kind: Kind::File,
+            bytes,
+            modified: now(),
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            links: 1,
+            inode: 0,
+            device: 0,
+        }))
+    }
+
+    /// 450 instead of `reply` where something is held of that name.
+    pub(super) async fn busy_if_held(&self, path: &ClientPath, reply: Reply, deed: Deed) -> Reply {
+        match reply.code() {
+            550 if matches!(self.held(path).await, Ok(Some(_))) => refusal(Errno::BUSY, deed, path),
+            _ => reply,
+        }
+    }
+
+    /// DELE of a name that does not exist, to which `reply` was the answer: what is held of it goes.
+    pub(super) async fn delete_held(&self, path: &ClientPath, reply: Reply) -> Reply {
+        let Login::In(session) = &self.login else { return reply };
+        if reply.code() != 550 {
+            return reply;
+        }
+        let (home, target) = (session.context.user().home.clone(), path.clone());
+        match home.run(move |root| root.drop_held(&target)).await {
+            Ok(()) => Reply::new(250, "Deleted"),
+            Err(error) if errno_of(&error) == Errno::BUSY => refusal(Errno::BUSY, Deed::Remove, path),
+            Err(_) => reply,
+        }
+    }
+
+    /// How an upload begins that was asked for with `restart`: going on with what is held, where the client means that.
+    pub(super) async fn where_to_begin(
+        &self,
+        how: StoreHow,
+        restart: u64,
+        path: &ClientPath,
+    ) -> Result<StoreHow, Reply> {
+        let asks = match how {
+            StoreHow::Replace => restart != 0,
+            StoreHow::Append => true,
+            StoreHow::New | StoreHow::GoOn { .. } => false,
+        };
+        if !asks {
+            return Ok(how);
+        }
+        match self.held(path).await {
+            Ok(Some(at)) if how == StoreHow::Append || at == restart => Ok(StoreHow::GoOn { at }),
+            Ok(Some(at)) => Err(Reply::new(554, format!("{path}: {at} bytes are held of it, say REST {at}"))),
+            Err(error) if errno_of(&error) == Errno::BUSY => Err(refusal(Errno::BUSY, Deed::Store, path)),
+            Ok(None) | Err(_) => Ok(how),
+        }
+    }
+}
