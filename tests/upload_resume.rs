@@ -50,6 +50,10 @@ def reset(sock):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
+def vanish(ftp):
+    ftp.file.close()
+    reset(ftp.sock)
+
 def reply(deed, *arguments):
     try:
         return deed(*arguments)
@@ -67,7 +71,7 @@ def break_off(start, end):
     ftp, data = brings(start, end)
     time.sleep(0.2)
     reset(data)
-    reset(ftp.sock)
+    vanish(ftp)
 
 def held():
     return login().size(name)
@@ -162,7 +166,7 @@ assert reply(ftp.delete, name)[:3] == "550"
         r#"
 ftp, data = brings(0, len(body))
 time.sleep(0.2)
-reset(ftp.sock)
+vanish(ftp)
 data.close()
 at = held()
 assert 0 < at < len(body), at
