@@ -207,6 +207,72 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
     }
 }
 
+/// curl uses a ticket once, and takes the next one from the last data connection, if it has seen one: an upload of a few bytes
+/// could be over before.
+///
+/// > `tls_session_reuse = required` refuses a data connection that does not resume the TLS session of its own control connection.
+#[test]
+fn tickets_are_there_before_an_upload_can_end() {
+    let _watchdog = Watchdog::bark_after(120);
+    require("curl");
+    let mut front = Secured::start(&["tls_session_reuse = required"]);
+    let (is_done, said) = front.python(
+        r#"
+import select, socket, time
+ftp = session(Resuming)
+for turn in range(3):
+    # TLS by hand, to stop it in the middle.
+    there = socket.create_connection(("127.0.0.1", ftplib.parse229(ftp.sendcmd("EPSV"), ftp.sock.getpeername())[1]), 20)
+    come, go = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ftp.context.wrap_bio(come, go, server_hostname="localhost", session=ftp.sock.session)
+    def advance():
+        try:
+            tls.do_handshake()
+            return True
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            there.sendall(go.read())
+    assert not advance()
+    ftp.putcmd("STOR f")
+    while True:
+        # Half of it: the client's Finished is still to come.
+        come.write(there.recv(65536))
+        assert not select.select([ftp.sock], [], [], 0.3)[0] and not ftp.sock.pending(), "150 has come before the tickets"
+        if advance():
+            break
+    assert ftp.getresp().startswith("150 ")
+    # Behind 150 they are there without waiting.
+    assert select.select([there], [], [], 0)[0], "no tickets"
+    tls.write(b"abc")
+    there.sendall(go.read())
+    there.shutdown(socket.SHUT_WR)
+    assert ftp.getresp().startswith("226 ")
+    there.close()
+# Whoever begins TLS and goes on with it behind 150 is told 150 all the same.
+there = socket.create_connection(("127.0.0.1", ftplib.parse229(ftp.sendcmd("EPSV"), ftp.sock.getpeername())[1]), 20)
+come, go = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = ftp.context.wrap_bio(come, go, server_hostname="localhost", session=ftp.sock.session)
+assert not advance()
+assert ftp.sendcmd("STOR g").startswith("150 ")
+while not advance():
+    come.write(there.recv(65536))
+tls.write(b"abc")
+there.sendall(go.read())
+there.shutdown(socket.SHUT_WR)
+assert ftp.getresp().startswith("226 ")
+"#,
+    );
+    assert!(is_done, "{said}");
+    let file = front.file("up.bin", 1000);
+    let (file, certificate) = (file.display(), front.certificate.display());
+    let login = format!("user0:user0-password@localhost:{}", front.gateway.ftp_port());
+    let files = vec![file.to_string(); 20].join(",");
+    let (is_done, said) =
+        shell(&format!("curl -sS --ssl-reqd --cacert {certificate} -T '{{{files}}}' ftp://{login}/"));
+    assert!(is_done, "{said}");
+}
+
 /// > A client that is killed in the middle of an upload over TLS publishes nothing.
 #[test]
 fn a_killed_client_leaves_no_object() {

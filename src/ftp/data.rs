@@ -22,6 +22,9 @@ use super::{
 /// How long a client may take to dial a passive port, to answer when it is dialled, and for the handshake of TLS.
 pub(super) const DIAL_TIME: Duration = Duration::from_secs(15);
 
+/// How long a client that has begun TLS before it has read 150 may take for it before it is told 150.
+const EARLY_TIME: Duration = Duration::from_secs(1);
+
 /// Bytes from and to the client.
 #[derive(Debug)]
 pub(super) struct DataConnection {
@@ -46,8 +49,11 @@ enum Wire {
 #[derive(Debug)]
 enum Protection {
     Clear,
-    /// TLS, which has not begun.
-    Expected(Box<DataTls>),
+    /// TLS, which has not begun, or is not there yet.
+    Expected {
+        records: Box<TlsWire>,
+        must_resume: bool,
+    },
     Tls(Box<TlsWire>),
     /// In the hands of a blocking step.
     Lent,
@@ -81,26 +87,62 @@ impl DataConnection {
     }
 
     /// TLS is to be begun by [`Self::secure`] before a byte moves.
-    pub(super) fn expect(&mut self, tls: DataTls) {
-        self.protection = Protection::Expected(Box::new(tls));
+    ///
+    /// # Errors
+    /// Where the certificate of now is of no use.
+    pub(super) fn expect(&mut self, tls: &DataTls) -> io::Result<()> {
+        let records = Box::new(TlsWire::new(tls)?);
+        self.protection = Protection::Expected { records, must_resume: tls.must_resume };
+        Ok(())
     }
 
-    /// Performs the handshake, where TLS is expected; within [`DIAL_TIME`].
+    /// The handshake before an upload's 150, where a client has begun it by itself and has to resume a session.
+    ///
+    /// The tickets for its next data connection leave with the end of the handshake (RFC 8446 section 4.6.1), and clients that use
+    /// each only once, as curl does, have none if their upload is over before they have seen them. Behind them, 150 finds them
+    /// there. Whoever begins TLS once it has read 150 is not waited for.
+    ///
+    /// # Errors
+    /// [`NotSecured`].
+    pub(super) async fn secure_early(&mut self) -> Result<(), NotSecured> {
+        if !matches!(self.protection, Protection::Expected { must_resume: true, .. }) {
+            return Ok(());
+        }
+        let stream = self.watched().map_err(NotSecured::Handshake)?;
+        let has_begun = rustix::net::recv(stream, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK)
+            .is_ok_and(|(bytes, _)| bytes > 0);
+        if !has_begun {
+            return Ok(());
+        }
+        // What has been done of it when the time is over is not lost.
+        tokio::time::timeout(EARLY_TIME, self.secure()).await.unwrap_or(Ok(()))
+    }
+
+    /// Performs the handshake, where TLS is expected; within [`DIAL_TIME`]. Where it is dropped, the next call goes on.
     ///
     /// # Errors
     /// [`NotSecured`].
     pub(super) async fn secure(&mut self) -> Result<(), NotSecured> {
-        let Protection::Expected(tls) = &mut self.protection else { return Ok(()) };
-        let must_resume = tls.must_resume;
-        let mut records = TlsWire::new(tls).map_err(NotSecured::Handshake)?;
-        let stream = self.watched().map_err(NotSecured::Handshake)?;
+        if !matches!(self.protection, Protection::Expected { .. }) {
+            return Ok(());
+        }
+        self.watched().map_err(NotSecured::Handshake)?;
+        let (Wire::Watched(stream), Protection::Expected { records, must_resume }) =
+            (&self.wire, &mut self.protection)
+        else {
+            return Ok(());
+        };
         let shaken = tokio::time::timeout(DIAL_TIME, records.shake_hands(stream)).await;
         shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(NotSecured::Handshake)?;
-        if must_resume && !records.has_resumed() {
+        if *must_resume && !records.has_resumed() {
             return Err(NotSecured::NotResumed);
         }
         records.adopt_tickets();
-        self.protection = Protection::Tls(Box::new(records));
+        if let Protection::Expected { records, .. } =
+            std::mem::replace(&mut self.protection, Protection::Clear)
+        {
+            self.protection = Protection::Tls(records);
+        }
         Ok(())
     }
 
@@ -166,7 +208,7 @@ impl DataConnection {
                 records.rest();
                 Ok(())
             }
-            Protection::Expected(_) | Protection::Lent => Err(io::ErrorKind::NotConnected.into()),
+            Protection::Expected { .. } | Protection::Lent => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -219,7 +261,7 @@ impl Lent {
                 }
                 came
             }
-            Protection::Expected(_) | Protection::Lent => Err(Errno::NOTCONN),
+            Protection::Expected { .. } | Protection::Lent => Err(Errno::NOTCONN),
         }
     }
 

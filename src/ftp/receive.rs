@@ -37,7 +37,9 @@ use super::{
     path::ClientPath,
     rate::{Direction, Throttle},
     reply::Deed,
-    transfer::{Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted},
+    transfer::{
+        Announcer, Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted,
+    },
 };
 
 /// Shortest wait between the end of the data and the question whether the client is still there: after 2 ms
@@ -104,10 +106,13 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
     let end = match open(home, path, how).await {
         Err(error) => Err(Broken::of_mount(&error, deed)),
         Ok((root, file)) => {
-            announcer.announce(Opened { bytes: None });
             let (file, meter) = (Arc::new(file), meter.clone());
             let upload = Upload { root, file, start, deed, means, throttle, meter };
-            let end = match upload.fill(&mut data, conversion.map(Intake::new), &mut interrupt).await {
+            let end = match begin(&mut data, &mut announcer, &mut interrupt).await {
+                Ok(()) => upload.fill(&mut data, conversion.map(Intake::new), &mut interrupt).await,
+                broken => broken,
+            };
+            let end = match end {
                 Ok(()) => tokio::select! {
                     biased;
                     reason = interrupted(&mut interrupt) => Err(Broken::Interrupted(reason)),
@@ -140,6 +145,24 @@ async fn open(home: &Arc<Home>, path: ClientPath, how: StoreHow) -> io::Result<(
     home.run(move |root| Ok((root.clone(), root.open_to_store(&path, how)?))).await
 }
 
+/// 150, and TLS where it is expected.
+async fn begin(
+    data: &mut DataConnection,
+    announcer: &mut Announcer,
+    interrupt: &mut watch::Receiver<Option<Interruption>>,
+) -> Result<(), Broken> {
+    let secured = async {
+        data.secure_early().await?;
+        announcer.announce(Opened { bytes: None });
+        data.secure().await
+    };
+    tokio::select! {
+        biased;
+        reason = interrupted(interrupt) => Err(Broken::Interrupted(reason)),
+        secured = secured => secured.map_err(Broken::NotSecured),
+    }
+}
+
 impl Upload {
     /// Moves bytes until the client's data ends.
     async fn fill(
@@ -148,11 +171,6 @@ impl Upload {
         mut intake: Option<Intake>,
         interrupt: &mut watch::Receiver<Option<Interruption>>,
     ) -> Result<(), Broken> {
-        tokio::select! {
-            biased;
-            reason = interrupted(interrupt) => return Err(Broken::Interrupted(reason)),
-            secured = data.secure() => secured.map_err(Broken::NotSecured)?,
-        }
         let stall = self.means.stall();
         let mut room = Room { file: self.file.clone(), readiness: None };
         let (mut left, mut is_fast, mut pause) = (None, true, Duration::ZERO);
