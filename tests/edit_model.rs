@@ -7,7 +7,7 @@
 #[path = "common/tree.rs"]
 mod tree;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cosgate::{
@@ -308,4 +308,33 @@ async fn a_file_holds_what_a_vector_of_bytes_does() {
         parts += run(seed).await;
     }
     assert!(parts > 0, "no file was ever larger than one request");
+}
+
+/// Creates or opens, appends and closes, over and over; every turn a new file, whose creation they all fight for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_appends_to_a_new_file_at_once_loses_nothing() {
+    const WRITERS: u8 = 6;
+    const WRITES: u8 = 4;
+    let tree = Arc::new(Tree::new(&Plan::default()));
+    for turn in 0..100 {
+        let name = format!("log{turn}");
+        let writers = (0..WRITERS).map(|writer| {
+            let (tree, name) = (tree.clone(), name.clone());
+            tokio::spawn(async move {
+                for write in 0..WRITES {
+                    let (_, handle) = create(tree.vfs(), &name, APPEND).await.expect("create");
+                    let piece = Bytes::from(vec![writer * WRITES + write]);
+                    tree.vfs().write(handle, 0, piece, true, false).await.expect("write");
+                    tree.vfs().flush(handle, closer()).await.expect("flush");
+                    tree.vfs().release(handle).await.expect("release");
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.expect("a writer");
+        }
+        let mut written = tree.memory.content(&name).expect("an object").to_vec();
+        written.sort_unstable();
+        assert_eq!(written, (0..WRITERS * WRITES).collect::<Vec<_>>(), "{name}");
+    }
 }

@@ -19,6 +19,7 @@ use super::{
     edit::{Beginning, Edit},
     policy,
     read::Reader,
+    register::Deciding,
     shared::Shared,
     write::WriteHandle,
     writing::OpenFile,
@@ -39,12 +40,23 @@ pub(super) struct Place {
     pub(super) offset: u64,
 }
 
+/// What holds the content of a file, its own or another descriptor's on the inode.
+enum Found {
+    Ordered(Arc<WriteHandle>),
+    Edit(Arc<Edit>),
+    /// This one publishes what it wrote just now; then its object is there to go on from.
+    After(Arc<OpenFile>),
+    Nothing,
+}
+
 /// How a write is to be taken.
 enum Taking {
     Ordered(Arc<WriteHandle>, u64),
     /// Zeros come first, up to there.
     Gap(Arc<WriteHandle>, u64),
     Edit(Arc<Edit>),
+    /// Once another descriptor on the inode has published what it wrote.
+    After(Arc<OpenFile>),
     /// It goes nowhere: the name is gone, and nobody can read it.
     Swallowed,
 }
@@ -121,6 +133,14 @@ impl Content {
             Self::Edit(edit) => Some(edit),
         }
     }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ordered(one), Self::Ordered(other)) => Arc::ptr_eq(one, other),
+            (Self::Edit(one), Self::Edit(other)) => Arc::ptr_eq(one, other),
+            (Self::Ordered(_) | Self::Edit(_), _) => false,
+        }
+    }
 }
 
 impl OpenFile {
@@ -133,9 +153,12 @@ impl OpenFile {
     ) -> VfsResult<WriteOutcome> {
         let place = Place { append, offset };
         let tried = match self.taking(shared, place, data.len())? {
-            Taking::Ordered(writer, offset) => writer.try_write(offset, data)?,
+            Taking::Ordered(writer, offset) => match writer.try_write(offset, data) {
+                Err(_) if self.has_moved_from(&Content::Ordered(writer)) => Tried::Full,
+                tried => tried?,
+            },
             Taking::Edit(edit) => edit.try_write(append, offset, data)?,
-            Taking::Gap(..) => Tried::Full,
+            Taking::Gap(..) | Taking::After(_) => Tried::Full,
             Taking::Swallowed => return Ok(WriteOutcome::Written),
         };
         Ok(match tried {
@@ -162,17 +185,38 @@ impl OpenFile {
             };
         }
         let bytes = data.len();
-        match self.taking(shared, Place { append, offset }, bytes)? {
-            Taking::Ordered(writer, offset) => writer.write(offset, data).await?,
-            Taking::Edit(edit) => edit.write(append, offset, data).await?,
-            Taking::Gap(writer, offset) => {
-                write_zeros(&writer, offset).await?;
-                writer.write(offset, data).await?;
+        loop {
+            let (writer, first) = match self.taking(shared, Place { append, offset }, bytes)? {
+                Taking::Edit(edit) => {
+                    edit.write(append, offset, data).await?;
+                    break;
+                }
+                Taking::After(other) => {
+                    other.publication_ends().await;
+                    continue;
+                }
+                Taking::Swallowed => return Ok(()),
+                Taking::Ordered(writer, first) => (writer, first),
+                Taking::Gap(writer, first) => match write_zeros(&writer, first).await {
+                    Err(_) if self.has_moved_from(&Content::Ordered(writer.clone())) => continue,
+                    done => done.map(|()| (writer, first))?,
+                },
+            };
+            match writer.write(first, data.clone()).await {
+                Err(_) if self.has_moved_from(&Content::Ordered(writer)) => {}
+                done => {
+                    done?;
+                    break;
+                }
             }
-            Taking::Swallowed => return Ok(()),
         }
         self.note_written(bytes);
         Ok(())
+    }
+
+    /// Whether another descriptor has made an edit of `content` meanwhile.
+    pub(super) fn has_moved_from(&self, content: &Content) -> bool {
+        self.content().is_some_and(|now| !now.is(content))
     }
 
     /// How a write there is to be taken; the first one into a file decides what holds it.
@@ -184,13 +228,11 @@ impl OpenFile {
         if self.swallows(place, bytes) {
             return Ok(Taking::Swallowed);
         }
-        let writer = match self.content() {
-            Some(Content::Edit(edit)) => return Ok(Taking::Edit(edit)),
-            Some(Content::Ordered(writer)) => writer,
-            None => match self.begin_to_write(shared, place)? {
-                Content::Edit(edit) => return Ok(Taking::Edit(edit)),
-                Content::Ordered(writer) => writer,
-            },
+        let writer = match self.find_or_begin(shared, place)? {
+            Found::Edit(edit) => return Ok(Taking::Edit(edit)),
+            Found::After(other) => return Ok(Taking::After(other)),
+            Found::Ordered(writer) => writer,
+            Found::Nothing => return Err(VfsError::BadHandle),
         };
         let end = writer.bytes();
         let offset = if place.append { end } else { place.offset };
@@ -198,17 +240,25 @@ impl OpenFile {
         if is_next || self.is_armed() || bytes == 0 {
             return Ok(Taking::Ordered(writer, offset));
         }
-        if let Some(edit) = self.become_edit(shared)? {
+        if let Some(edit) = self.to_edit(shared)? {
             return Ok(Taking::Edit(edit));
         }
         if offset > end { Ok(Taking::Gap(writer, offset)) } else { Ok(Taking::Ordered(writer, offset)) }
     }
 
+    fn find_or_begin(&self, shared: &Shared, place: Place) -> VfsResult<Found> {
+        let deciding = shared.writing.decide();
+        match self.find(shared, &deciding) {
+            Found::Nothing => self.begin_to_write(shared, place).map(|content| match content {
+                Content::Ordered(writer) => Found::Ordered(writer),
+                Content::Edit(edit) => Found::Edit(edit),
+            }),
+            found => Ok(found),
+        }
+    }
+
     /// What holds the first write into a file that was opened with what it has.
     fn begin_to_write(&self, shared: &Shared, place: Place) -> VfsResult<Content> {
-        if let Some(edit) = self.join(shared) {
-            return Ok(Content::Edit(edit));
-        }
         let facts = shared.known(self.inode)?.facts;
         let target = if facts.etag.is_some() { policy::Standing::Published } else { policy::Standing::Free };
         self.policy.may_overwrite(&self.name, target)?;
@@ -232,69 +282,97 @@ impl OpenFile {
     ///
     /// # Errors
     /// `NotSupported` once a part has left.
-    pub(super) fn edit_of(&self, shared: &Shared) -> VfsResult<Arc<Edit>> {
-        match self.content() {
-            Some(Content::Edit(edit)) => Ok(edit),
-            Some(Content::Ordered(_)) => self.become_edit(shared)?.ok_or(VfsError::NotSupported {
-                what: "changing the beginning of a large file that is being written",
-            }),
-            None => {
-                let elsewhere = Place { append: false, offset: u64::MAX };
-                match self.begin_to_write(shared, elsewhere)? {
-                    Content::Edit(edit) => Ok(edit),
-                    Content::Ordered(_) => Err(VfsError::BadHandle),
+    pub(super) async fn edit_of(&self, shared: &Shared) -> VfsResult<Arc<Edit>> {
+        let elsewhere = Place { append: false, offset: u64::MAX };
+        loop {
+            match self.find_or_begin(shared, elsewhere)? {
+                Found::Edit(edit) => return Ok(edit),
+                Found::After(other) => other.publication_ends().await,
+                Found::Ordered(_) => {
+                    return self.to_edit(shared)?.ok_or(VfsError::NotSupported {
+                        what: "changing the beginning of a large file that is being written",
+                    });
                 }
+                Found::Nothing => return Err(VfsError::BadHandle),
             }
         }
-    }
-
-    /// An edit of what was written in order so far. `None` once a part has left.
-    fn become_edit(&self, shared: &Shared) -> VfsResult<Option<Arc<Edit>>> {
-        let Some(Content::Ordered(writer)) = self.content() else { return Ok(None) };
-        let (beginning, share) = match writer.published() {
-            Some(Published { bytes, etag, .. }) => {
-                let share = shared.share(&self.key, Some(bytes))?;
-                (Beginning::Object { bytes, version: Some(etag) }, share)
-            }
-            None => match writer.take_unsent() {
-                Some((blocks, share)) => (Beginning::Blocks(blocks), share),
-                None => return Ok(None),
-            },
-        };
-        let edit = Edit::begin(shared, self.key.clone(), &self.name, beginning, share);
-        Ok(Some(self.hold(edit)))
     }
 
     /// Shares the edit that lives on this inode, if there is one.
-    pub(super) fn join_edit(&self, shared: &Shared) -> bool {
+    pub(super) fn join_edit(&self, shared: &Shared) -> Option<Arc<Edit>> {
         let others = shared.writing.others_of(self);
         let edit = others
             .iter()
-            .find_map(|other| other.content()?.edit().filter(|edit| edit.failure().is_none()).cloned());
-        edit.is_some_and(|edit| {
-            self.share_edit(edit);
-            true
-        })
+            .find_map(|other| other.content()?.edit().filter(|edit| edit.failure().is_none()).cloned())?;
+        self.share_edit(edit.clone());
+        Some(edit)
     }
 
-    /// Shares the edit of another descriptor on this inode, if there is one, or can be.
-    pub(super) fn join(&self, shared: &Shared) -> Option<Arc<Edit>> {
+    /// What holds the content by now. Without any of its own, the edit of another descriptor on the inode, if there
+    /// is one, or can be.
+    fn find(&self, shared: &Shared, deciding: &Deciding<'_>) -> Found {
+        match self.content() {
+            Some(Content::Ordered(writer)) => return Found::Ordered(writer),
+            Some(Content::Edit(edit)) => return Found::Edit(edit),
+            None => {}
+        }
+        if let Some(edit) = self.join_edit(shared) {
+            return Found::Edit(edit);
+        }
         for other in shared.writing.others_of(self) {
-            match other.content() {
-                Some(Content::Edit(edit)) if edit.failure().is_none() => {
-                    self.share_edit(edit.clone());
-                    return Some(edit);
-                }
-                Some(Content::Ordered(_)) if !other.is_armed() && !other.standing().discarded => {
-                    if let Ok(Some(edit)) = other.become_edit(shared) {
-                        self.share_edit(edit.clone());
-                        return Some(edit);
-                    }
-                }
-                Some(Content::Edit(_) | Content::Ordered(_)) | None => {}
+            let Some(Content::Ordered(writer)) = other.content() else { continue };
+            if other.is_armed() || other.standing().discarded {
+                continue;
+            }
+            // What it fails by is for its own writer.
+            if let Ok(Some(edit)) = other.become_edit(shared, deciding) {
+                self.share_edit(edit.clone());
+                return Found::Edit(edit);
+            }
+            if writer.is_publishing() {
+                return Found::After(other);
             }
         }
-        None
+        Found::Nothing
+    }
+
+    /// The edit of another descriptor on the inode, behind a publication that is under way.
+    async fn edit_there(&self, shared: &Shared) -> Option<Arc<Edit>> {
+        loop {
+            let found = self.find(shared, &shared.writing.decide());
+            match found {
+                Found::Edit(edit) => return Some(edit),
+                Found::After(other) => other.publication_ends().await,
+                Found::Ordered(_) | Found::Nothing => return None,
+            }
+        }
+    }
+
+    /// Begins a new file with `begin`, unless there is content by now: another descriptor's on the inode, or an
+    /// object.
+    pub(super) async fn begin_unless_there(&self, shared: &Shared, begin: impl FnOnce()) -> bool {
+        loop {
+            let other = {
+                let deciding = shared.writing.decide();
+                match self.find(shared, &deciding) {
+                    Found::Ordered(_) | Found::Edit(_) => return false,
+                    Found::After(other) => other,
+                    // Who has closed it meanwhile has shown its object before.
+                    Found::Nothing if shared.is_object(self.inode) => return false,
+                    Found::Nothing => {
+                        begin();
+                        return true;
+                    }
+                }
+            };
+            other.publication_ends().await;
+        }
+    }
+
+    /// An edit of what is held here. `None` once a part has left.
+    fn to_edit(&self, shared: &Shared) -> VfsResult<Option<Arc<Edit>>> {
+        let deciding = shared.writing.decide();
+        self.become_edit(shared, &deciding)
     }
 
     /// What a descriptor shows that can read and write: what was written, else the object.
@@ -306,11 +384,11 @@ impl OpenFile {
         let edit = match self.content() {
             Some(Content::Edit(edit)) => Some(edit),
             Some(Content::Ordered(writer)) if writer.bytes() == 0 => return Ok(Bytes::new()),
-            Some(Content::Ordered(_)) => match self.become_edit(shared)? {
+            Some(Content::Ordered(_)) => match self.to_edit(shared)? {
                 Some(edit) => Some(edit),
                 None => return Err(VfsError::Busy { name: self.name.clone() }),
             },
-            None => self.join(shared),
+            None => self.edit_there(shared).await,
         };
         if let Some(edit) = edit {
             return edit.read(shared, self.inode, offset, bytes).await;
@@ -337,7 +415,7 @@ impl OpenFile {
         {
             write_zeros(&writer, bytes).await?;
         } else {
-            self.edit_of(shared)?.resize(bytes).await?;
+            self.edit_of(shared).await?.resize(bytes).await?;
         }
         self.note_written(0);
         Ok(())
@@ -361,7 +439,7 @@ impl OpenFile {
         }
         let size = match self.content() {
             Some(Content::Ordered(writer)) => writer.bytes(),
-            Some(Content::Edit(_)) | None => self.edit_of(shared)?.bytes_now().await?,
+            Some(Content::Edit(_)) | None => self.edit_of(shared).await?.bytes_now().await?,
         };
         if matches!(what, Allocation::Extend | Allocation::Zero) && end > size {
             self.resize(shared, end).await?;
@@ -375,7 +453,7 @@ impl OpenFile {
 
     /// Writes zeros over `first..end`.
     async fn zero(&self, shared: &Shared, first: u64, end: u64) -> VfsResult<()> {
-        let edit = self.edit_of(shared)?;
+        let edit = self.edit_of(shared).await?;
         let mut at = first;
         while at < end {
             let length = (end - at).min(ZEROS.len() as u64);

@@ -20,6 +20,7 @@ use super::{
     inode::{Known, Link},
     name::component,
     policy::Standing,
+    quota::Share,
     read::Reader,
     resolve::{Target, standing},
     shared::Shared,
@@ -47,40 +48,24 @@ pub(super) async fn create(
     let name = component(name)?;
     let directory = shared.directory(parent)?;
     let key = shared.names.key(&directory, name)?;
-    let target = shared.target(parent, &directory, name).await?;
-    if how.exclusive {
-        // One that was unlinked may be on its way into the bucket, to be taken back there.
-        for file in shared.writing.of_key(key.as_str()) {
-            file.wait_closed().await;
-        }
-    }
-    let target = match target {
-        // O_EXCL is a promise: no list and no memory of ours is good enough for it.
-        None if how.exclusive && shared.head(&key, name).await?.is_some() => {
-            return Err(VfsError::Exists { name: name.to_owned() });
-        }
-        other => other,
-    };
-    let begins = may_create(vfs, name, how, target.as_ref())?;
-    let published = target.as_ref().filter(|target| !target.is_unpublished());
-    let stands = published.map(|target| target.facts.bytes);
-    let share = if begins { shared.share(&key, stands)? } else { None };
-    let inode = inode_to_create(shared, parent, name, target.as_ref(), begins)?;
+    let place = place_to_create(vfs, parent, &directory, name, &key, how).await?;
+    let (inode, is_absent) = (place.inode, place.stands.is_none());
     let file = OpenFile::new(shared, inode, parent, name, key, how, caller, vfs.policy, vfs.view);
     let handle = register(shared, &file);
-    // What another descriptor holds of a new file is the file's, unless it is to be thrown away.
-    if begins && (file.join_edit(shared) || (!how.truncate && file.join(shared).is_some())) {
-        if how.truncate {
-            file.truncate(shared, false).await?;
+    match begin_created(shared, &file, place).await {
+        Err(error) => {
+            release(vfs, handle).await.unwrap_or(());
+            return Err(error);
         }
-    } else if begins {
-        file.begin(shared, share, how.exclusive);
-        if stands.is_none() {
-            file.note_new();
+        Ok(true) => {
+            if is_absent {
+                file.note_new();
+            }
+            if shared.posix_metadata && mode != shared.shows.file_mode && !shared.is_front_user(caller) {
+                file.set_kept(|kept| kept.mode = Some(mode));
+            }
         }
-        if shared.posix_metadata && mode != shared.shows.file_mode && !shared.is_front_user(caller) {
-            file.set_kept(|kept| kept.mode = Some(mode));
-        }
+        Ok(false) => {}
     }
     let mut inodes = shared.inodes.lock();
     inodes.remember(inode);
@@ -88,6 +73,64 @@ pub(super) async fn create(
     drop(inodes);
     shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
     Ok((shared.entry(inode, &known, None, Instant::now()), handle))
+}
+
+/// Where a file is created.
+struct Place {
+    /// Pinned.
+    inode: InodeNo,
+    /// The file begins anew; else what is there is opened.
+    begins: bool,
+    /// Bytes of the object that has the name.
+    stands: Option<u64>,
+    share: Option<Share>,
+}
+
+async fn place_to_create(
+    vfs: &Vfs,
+    parent: InodeNo,
+    directory: &str,
+    name: &str,
+    key: &Key,
+    how: OpenHow,
+) -> VfsResult<Place> {
+    let shared = &vfs.shared;
+    loop {
+        let target = shared.target(parent, directory, name).await?;
+        if how.exclusive {
+            // One that was unlinked may be on its way into the bucket, to be taken back there.
+            for file in shared.writing.of_key(key.as_str()) {
+                file.wait_closed().await;
+            }
+        }
+        // O_EXCL is a promise: no list and no memory of ours is good enough for it.
+        if target.is_none() && how.exclusive && shared.head(key, name).await?.is_some() {
+            return Err(VfsError::Exists { name: name.to_owned() });
+        }
+        let begins = may_create(vfs, name, how, target.as_ref())?;
+        let published = target.as_ref().filter(|target| !target.is_unpublished());
+        let stands = published.map(|target| target.facts.bytes);
+        let share = if begins { shared.share(key, stands)? } else { None };
+        if let Some(inode) = inode_to_create(shared, parent, name, target.as_ref(), begins)? {
+            return Ok(Place { inode, begins, stands, share });
+        }
+    }
+}
+
+/// Gives a created file its content: false where it shares what is there.
+async fn begin_created(shared: &Arc<Shared>, file: &OpenFile, place: Place) -> VfsResult<bool> {
+    if !place.begins {
+        return Ok(false);
+    }
+    let begin = || file.begin(shared, place.share, file.how.exclusive);
+    if !file.how.truncate {
+        return Ok(file.begin_unless_there(shared, begin).await);
+    }
+    if file.join_edit(shared).is_some() {
+        return file.truncate(shared, false).await.map(|()| false);
+    }
+    begin();
+    Ok(true)
 }
 
 /// Whether the name may be created; true: the file begins anew, false: what is there is opened.
@@ -100,26 +143,30 @@ fn may_create(vfs: &Vfs, name: &str, how: OpenHow, target: Option<&Target>) -> V
     }
 }
 
+/// The inode, pinned. `None`: a file that only its writer knew has been closed meanwhile, and is to be looked at anew.
 fn inode_to_create(
     shared: &Shared,
     parent: InodeNo,
     name: &str,
     target: Option<&Target>,
     begins: bool,
-) -> VfsResult<InodeNo> {
+) -> VfsResult<Option<InodeNo>> {
     let mut inodes = shared.inodes.lock();
     let fresh = Shared::unpublished_facts();
     let inode = match target {
         Some(target) if begins && !target.is_unpublished() => inodes.beside(parent, name, &fresh),
-        Some(Target { inode: Some(inode), .. }) => Some(*inode),
+        Some(Target { inode: Some(inode), .. }) if inodes.known(*inode).is_some() => Some(*inode),
+        Some(target) if target.is_unpublished() => return Ok(None),
         Some(target) => inodes.ensure(parent, name, &target.facts, target.seen),
         None => inodes.ensure(parent, name, &fresh, None),
     };
-    inode.ok_or_else(|| VfsError::NotFound { name: name.to_owned() })
+    let inode = inode.ok_or_else(|| VfsError::NotFound { name: name.to_owned() })?;
+    inodes.pin(inode);
+    Ok(Some(inode))
 }
 
+/// Takes over the pin of the inode.
 fn register(shared: &Shared, file: &Arc<OpenFile>) -> HandleNo {
-    shared.inodes.lock().pin(file.inode);
     shared.writing.add(file);
     shared.open_handle(Handle::File(file.clone()))
 }
@@ -148,6 +195,7 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
     if how.truncate {
         truncate(vfs, &file).await?;
     }
+    shared.inodes.lock().pin(file.inode);
     Ok(register(shared, &file))
 }
 
@@ -176,7 +224,7 @@ async fn open_for_reading(
 /// Begins a file anew. Before the kernel hears that it is so, it forgets that the name leads to this inode.
 pub(super) async fn truncate(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<()> {
     let shared = &vfs.shared;
-    if file.is_begun() || file.join_edit(shared) {
+    if file.is_begun() || file.join_edit(shared).is_some() {
         return file.truncate(shared, false).await;
     }
     let known = shared.known(file.inode)?;

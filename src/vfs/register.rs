@@ -11,7 +11,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
@@ -22,7 +22,10 @@ use crate::cos::Key;
 
 /// All files that are open for writing.
 #[derive(Debug, Default)]
-pub(super) struct Writing(Mutex<Register>);
+pub(super) struct Writing {
+    register: Mutex<Register>,
+    deciding: Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct Register {
@@ -31,10 +34,18 @@ struct Register {
     turns: HashMap<String, Weak<AsyncMutex<()>>>,
 }
 
+/// Held while it is decided what holds the content of an inode: two that begin at once would be two files.
+/// Before any other lock.
+pub(super) type Deciding<'a> = MutexGuard<'a, ()>;
+
 impl Writing {
+    pub(super) fn decide(&self) -> Deciding<'_> {
+        self.deciding.lock()
+    }
+
     /// The lock that publications of a key share.
     pub(super) fn turn(&self, key: &Key) -> Arc<AsyncMutex<()>> {
-        let mut register = self.0.lock();
+        let mut register = self.register.lock();
         if let Some(turn) = register.turns.get(key.as_str()).and_then(Weak::upgrade) {
             return turn;
         }
@@ -47,13 +58,13 @@ impl Writing {
     }
 
     pub(super) fn add(&self, file: &Arc<OpenFile>) {
-        let mut register = self.0.lock();
+        let mut register = self.register.lock();
         register.by_key.entry(file.key.as_str().to_owned()).or_default().push(file.clone());
         register.by_inode.entry(file.inode).or_default().push(file.clone());
     }
 
     pub(super) fn remove(&self, file: &Arc<OpenFile>) {
-        let mut register = self.0.lock();
+        let mut register = self.register.lock();
         if let Some(files) = register.by_key.get_mut(file.key.as_str()) {
             files.retain(|other| !Arc::ptr_eq(other, file));
             if files.is_empty() {
@@ -70,36 +81,36 @@ impl Writing {
 
     /// The file that gives an inode its size: the last one that has begun.
     pub(super) fn of_inode(&self, inode: InodeNo) -> Option<Arc<OpenFile>> {
-        let register = self.0.lock();
+        let register = self.register.lock();
         register.by_inode.get(&inode)?.iter().rev().find(|file| file.is_begun()).cloned()
     }
 
     /// The other files on the inode of `file`.
     pub(super) fn others_of(&self, file: &OpenFile) -> Vec<Arc<OpenFile>> {
-        let register = self.0.lock();
+        let register = self.register.lock();
         let files = register.by_inode.get(&file.inode).into_iter().flatten();
         files.filter(|other| !std::ptr::eq(&raw const ***other, &raw const *file)).cloned().collect()
     }
 
     /// The edit of an inode, as long as it lives.
     pub(super) fn edit_of(&self, inode: InodeNo) -> Option<Arc<Edit>> {
-        let files = self.0.lock().by_inode.get(&inode)?.clone();
+        let files = self.register.lock().by_inode.get(&inode)?.clone();
         let edits = files.iter().filter_map(|file| file.content()?.edit().cloned());
         edits.into_iter().find(|edit| edit.failure().is_none())
     }
 
     /// The file that was opened last on an inode.
     pub(super) fn last_of_inode(&self, inode: InodeNo) -> Option<Arc<OpenFile>> {
-        self.0.lock().by_inode.get(&inode)?.last().cloned()
+        self.register.lock().by_inode.get(&inode)?.last().cloned()
     }
 
     pub(super) fn of_key(&self, key: &str) -> Vec<Arc<OpenFile>> {
-        self.0.lock().by_key.get(key).cloned().unwrap_or_default()
+        self.register.lock().by_key.get(key).cloned().unwrap_or_default()
     }
 
     /// All files whose keys begin so.
     pub(super) fn below(&self, directory: &str) -> Vec<Arc<OpenFile>> {
-        let register = self.0.lock();
+        let register = self.register.lock();
         let below = register.by_key.range::<str, _>((Bound::Included(directory), Bound::Unbounded));
         below
             .take_while(|(key, _)| key.starts_with(directory))

@@ -311,6 +311,11 @@ impl Shared {
         VfsError::from_cos(error, name)
     }
 
+    /// Whether an inode shows an object, as far as the table knows.
+    pub(super) fn is_object(&self, inode: InodeNo) -> bool {
+        self.inodes.lock().known(inode).is_some_and(|known| known.facts.etag.is_some())
+    }
+
     /// The size of the object that a name leads to, as far as the table knows.
     pub(super) fn stands(&self, parent: InodeNo, name: &str) -> Option<u64> {
         let inodes = self.inodes.lock();

@@ -20,6 +20,7 @@ use super::{
     posix::Posix,
     quota::Share,
     read::Reader,
+    register::Deciding,
     shared::Shared,
     write::WriteHandle,
 };
@@ -85,6 +86,21 @@ impl State {
             Content::Ordered(writer) => Some(writer),
             Content::Edit(_) => None,
         }
+    }
+
+    fn hold(&mut self, edit: Arc<Edit>) -> Arc<Edit> {
+        if let Some(Content::Edit(held)) = &self.content {
+            return held.clone();
+        }
+        if self.armed {
+            edit.in_order();
+        }
+        // What was kept for the object of before is this one's by now, and its times are not.
+        if self.published {
+            self.kept = Posix::default();
+        }
+        self.content = Some(Content::Edit(edit.clone()));
+        edit
     }
 }
 
@@ -193,19 +209,49 @@ impl OpenFile {
 
     /// Holds `edit` from now on. Where another one was faster, that one.
     pub(super) fn hold(&self, edit: Arc<Edit>) -> Arc<Edit> {
+        self.state.lock().hold(edit)
+    }
+
+    /// An edit of what was written in order so far, at once for all who look. `None` once a part has left.
+    ///
+    /// # Errors
+    /// `QuotaReached`.
+    pub(super) fn become_edit(
+        &self,
+        shared: &Shared,
+        _deciding: &Deciding<'_>,
+    ) -> VfsResult<Option<Arc<Edit>>> {
+        let is_published = self.state.lock().writer().is_some_and(|writer| writer.published().is_some());
+        let other = shared.writing.edit_of(self.inode).filter(|_| is_published);
         let mut state = self.state.lock();
-        if let Some(Content::Edit(held)) = &state.content {
-            return held.clone();
+        let writer = match &state.content {
+            None => return Ok(None),
+            Some(Content::Edit(edit)) => return Ok(Some(edit.clone())),
+            Some(Content::Ordered(writer)) => writer,
+        };
+        let (beginning, share) = match writer.published() {
+            Some(published) => {
+                if let Some(other) = other {
+                    state.is_guest = true;
+                    return Ok(Some(state.hold(other)));
+                }
+                // What has been published through other descriptors since is this file as well.
+                let facts = shared.known(self.inode).map(|known| known.facts);
+                let later = facts.ok().and_then(|facts| Some((facts.bytes, facts.etag?.unpack())));
+                let (bytes, etag) = later.unwrap_or((published.bytes, published.etag));
+                let share = shared.share(&self.key, Some(bytes))?;
+                (Beginning::Object { bytes, version: Some(etag) }, share)
+            }
+            None => match writer.take_unsent() {
+                Some((blocks, share)) => (Beginning::Blocks(blocks), share),
+                None => return Ok(None),
+            },
+        };
+        let edit = Edit::begin(shared, self.key.clone(), &self.name, beginning, share);
+        if edit.is_dirty() {
+            state.wrote = Some(edit.publications());
         }
-        if state.armed {
-            edit.in_order();
-        }
-        // What was kept for the object of before is this one's by now, and its times are not.
-        if state.published {
-            state.kept = Posix::default();
-        }
-        state.content = Some(Content::Edit(edit.clone()));
-        edit
+        Ok(Some(state.hold(edit)))
     }
 
     /// Shares the edit of another descriptor.
@@ -374,10 +420,15 @@ impl OpenFile {
     /// # Errors
     /// What the store answered; it stays on the handle.
     pub(super) async fn publish(&self, shared: &Arc<Shared>) -> VfsResult<()> {
-        let Some(content) = self.content() else { return Ok(()) };
         let _turn = self.turn.lock().await;
-        let (new, kept) = self.new_object(&content)?;
-        let published = content.publish(new).await?;
+        let (published, kept) = loop {
+            let Some(content) = self.content() else { return Ok(()) };
+            let (new, kept) = self.new_object(&content)?;
+            match content.publish(new).await {
+                Err(_) if self.has_moved_from(&content) => {}
+                published => break (published?, kept),
+            }
+        };
         {
             let mut state = self.state.lock();
             state.published = true;
@@ -392,6 +443,11 @@ impl OpenFile {
             shared.gather(self.key.clone(), self.parent, &self.name, facts, kept);
         }
         Ok(())
+    }
+
+    /// Waits for a publication that is under way.
+    pub(super) async fn publication_ends(&self) {
+        drop(self.turn.lock().await);
     }
 
     fn new_object(&self, content: &Content) -> VfsResult<(NewObject, Posix)> {

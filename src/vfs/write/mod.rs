@@ -277,6 +277,11 @@ impl WriteHandle {
         self.shared.core.lock().state.answer().and_then(Result::ok)
     }
 
+    /// Whether a publication is under way.
+    pub(in crate::vfs) fn is_publishing(&self) -> bool {
+        self.shared.core.lock().state.is_publishing()
+    }
+
     /// Whether anything has left.
     pub(in crate::vfs) fn has_sent(&self) -> bool {
         !matches!(self.shared.core.lock().state, WriteState::Filling)
