@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use super::{
     body::Body,
+    dialect::Dialect,
     document::{Element, Xml},
     error::{self, ApiError, Failure},
     request::{Request, decode},
@@ -44,15 +45,26 @@ pub(super) fn read(request: &Request) -> Result<Attributes, ApiError> {
         ..Attributes::default()
     };
     for name in STORED {
-        if let Some(value) = request.header(&name.to_ascii_lowercase()) {
-            attributes.headers.push(((*name).to_owned(), value.to_owned()));
+        let Some(value) = request.header(&name.to_ascii_lowercase()) else {
+            continue;
+        };
+        // How the body came is no property of the object.
+        if value.contains("aws-chunked") {
+            let codings = value.split(',').map(str::trim).filter(|coding| *coding != "aws-chunked");
+            let codings = codings.collect::<Vec<_>>().join(",");
+            if !codings.is_empty() {
+                attributes.headers.push(((*name).to_owned(), codings));
+            }
+            continue;
         }
+        attributes.headers.push(((*name).to_owned(), value.to_owned()));
     }
     let mut total = 0;
     for (name, value) in request.headers() {
-        let Some(suffix) = name.strip_prefix("x-cos-meta-") else {
+        let Some(name) = request.dialect.metadata_name(name) else {
             continue;
         };
+        let suffix = &name["x-cos-meta-".len()..];
         let is_visible = value.iter().all(|byte| (0x20..0x7f).contains(byte));
         let is_name = suffix.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !is_visible || !is_name || suffix.is_empty() {
@@ -68,7 +80,7 @@ pub(super) fn read(request: &Request) -> Result<Attributes, ApiError> {
                 "Your metadata headers exceed the maximum allowed metadata size.",
             ));
         }
-        attributes.metadata.insert(name.to_owned(), String::from_utf8_lossy(value).into_owned());
+        attributes.metadata.insert(name, String::from_utf8_lossy(value).into_owned());
     }
     if let Some(tags) = request.header("x-cos-tagging") {
         attributes.tags = tags_of_header(tags)?;
@@ -94,6 +106,10 @@ pub(super) fn storage_class(request: &Request) -> Result<String, ApiError> {
 pub(super) fn is_public_read(request: &Request) -> Result<bool, ApiError> {
     match request.header("x-cos-acl") {
         None | Some("" | "default" | "private") => Ok(false),
+        // Canned ACLs of S3 that change nothing where everything belongs to one account.
+        Some("bucket-owner-read" | "bucket-owner-full-control") if request.dialect == Dialect::S3 => {
+            Ok(false)
+        }
         Some("public-read") => Ok(true),
         Some(_) => Err(ApiError::invalid_argument("the ACL is not default, private or public-read")),
     }
@@ -145,7 +161,7 @@ pub(super) fn override_headers(response: &mut Response, request: &Request) -> Re
             continue;
         };
         if request.header("authorization").is_none_or(str::is_empty)
-            && request.parameter("q-signature").is_none()
+            && !["q-signature", "X-Amz-Signature"].iter().any(|name| request.parameter(name).is_some())
         {
             return Err(ApiError::invalid_request("response headers cannot be set without a signature"));
         }
@@ -185,10 +201,10 @@ fn check_tags(tags: Vec<(String, String)>) -> Result<Vec<(String, String)>, ApiE
 impl Service {
     pub(super) fn get_object_tagging(&self, call: &Call<'_>) -> Result<Response, ApiError> {
         let object = self.store.object(call.bucket(), call.key())?;
-        if object.attributes.tags.is_empty() {
+        if object.attributes.tags.is_empty() && call.dialect() == Dialect::Cos {
             return Err(error::NO_SUCH_TAG_SET);
         }
-        let mut xml = Xml::with_declaration();
+        let mut xml = Xml::with_declaration(call.dialect());
         xml.open("Tagging");
         xml.open("TagSet");
         for (key, value) in &object.attributes.tags {

@@ -1,4 +1,5 @@
-//! The body of a request: by length or chunked (RFC 9112 section 7.1), taken in or passed over.
+//! The body of a request: by length or chunked (RFC 9112 section 7.1), taken in or passed over. What S3
+//! clients wrap it in is taken off, and what they say about it checked (`payload.rs`).
 
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use tokio::time::sleep;
 
 use super::{
     content::{Intake, PIECE_BYTES, Received},
-    error::{self, Failure, disk_failure},
+    error::{self, ApiError, Failure, disk_failure},
+    payload::{Chunks, Next, Payload},
     request::{Framing, Request},
     wire::Wire,
 };
@@ -16,6 +18,8 @@ use super::{
 const DRAIN_BYTES_MAX: u64 = 64 << 20;
 /// Longest line of a chunk's head or of a trailer, in bytes.
 const LINE_BYTES_MAX: usize = 4096;
+/// How much is taken at once while a line of aws-chunked is looked for: what is too much is copied.
+const AHEAD_BYTES: usize = 256;
 /// Buffer of a body that goes to a file, or whose length is not known.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -38,6 +42,9 @@ pub(super) struct Body<'a> {
     awaits_continue: bool,
     /// A wait of the server once everything is there, before it acts.
     delay: Duration,
+    payload: Payload,
+    /// Taken from the wire while a line of aws-chunked was looked for.
+    ahead: BytesMut,
     pub(super) bytes_in: u64,
 }
 
@@ -49,7 +56,18 @@ impl<'a> Body<'a> {
             Framing::Chunked => Rest::Chunk,
         };
         let awaits_continue = request.expects_continue && rest != Rest::Done;
-        Self { wire, rest, awaits_continue, delay, bytes_in: 0 }
+        let (payload, ahead) = (Payload::default(), BytesMut::new());
+        Self { wire, rest, awaits_continue, delay, payload, ahead, bytes_in: 0 }
+    }
+
+    /// What is to be true of it from now on.
+    pub(super) fn demand(&mut self, payload: Payload) {
+        self.payload = payload;
+    }
+
+    /// What was to be true of it, and once it is taken in, is.
+    pub(super) fn payload(&self) -> &Payload {
+        &self.payload
     }
 
     /// Takes everything in.
@@ -58,7 +76,7 @@ impl<'a> Body<'a> {
     /// `IncompleteBody`, `RequestTimeout`, or the end of the connection.
     pub(super) async fn receive(&mut self, mut intake: Intake) -> Result<Received, Failure> {
         let mut piece = BytesMut::new();
-        while self.rest != Rest::Done {
+        while !self.is_done() {
             let capacity = self.piece_bytes(intake.is_file());
             piece.reserve(capacity);
             while piece.len() < capacity {
@@ -70,6 +88,7 @@ impl<'a> Body<'a> {
             }
             intake.store(&mut piece).map_err(|error| disk_failure(&error))?;
         }
+        self.payload.finish()?;
         self.settle().await;
         Ok(intake.finish().map_err(|error| disk_failure(&error))?)
     }
@@ -80,13 +99,14 @@ impl<'a> Body<'a> {
     /// `MalformedXML` above `bytes_max`, and those of [`Body::receive`].
     pub(super) async fn text(&mut self, bytes_max: u64) -> Result<Vec<u8>, Failure> {
         let mut text = BytesMut::new();
-        while self.rest != Rest::Done {
+        while !self.is_done() {
             text.reserve(BUFFER_BYTES.min(64 * 1024));
             self.read(&mut text, 64 * 1024).await?;
             if text.len() as u64 > bytes_max {
                 return Err(error::MALFORMED_XML.into());
             }
         }
+        self.payload.finish()?;
         self.settle().await;
         Ok(text.to_vec())
     }
@@ -109,7 +129,7 @@ impl<'a> Body<'a> {
         while self.rest != Rest::Done {
             scratch.clear();
             scratch.reserve(BUFFER_BYTES);
-            match self.read(&mut scratch, BUFFER_BYTES).await {
+            match self.read_framed(&mut scratch, BUFFER_BYTES).await {
                 Ok(read) => passed += read as u64,
                 Err(_) => return false,
             }
@@ -130,8 +150,79 @@ impl<'a> Body<'a> {
         }
     }
 
+    fn is_done(&self) -> bool {
+        match &self.payload.chunks {
+            Some(chunks) => chunks.next() == Next::End,
+            None => self.rest == Rest::Done,
+        }
+    }
+
     /// Appends at most `limit` bytes to `out`; 0 at the end of the body.
     async fn read(&mut self, out: &mut BytesMut, limit: usize) -> Result<usize, Failure> {
+        let before = out.len();
+        let read = match self.payload.chunks {
+            Some(_) => self.read_unwrapped(out, limit).await?,
+            None => self.read_framed(out, limit).await?,
+        };
+        self.payload.update(&out[before..]);
+        Ok(read)
+    }
+
+    /// The same, out of aws-chunked.
+    async fn read_unwrapped(&mut self, out: &mut BytesMut, limit: usize) -> Result<usize, Failure> {
+        loop {
+            match self.payload.chunks.as_ref().map_or(Next::End, |chunks| chunks.next()) {
+                Next::End => return Ok(0),
+                Next::Data(left) => {
+                    let (before, want) = (out.len(), usize::try_from(left).unwrap_or(limit).min(limit));
+                    if self.ahead.is_empty() {
+                        self.read_framed(out, want).await?;
+                    } else {
+                        let length = want.min(self.ahead.len());
+                        out.extend_from_slice(&self.ahead.split_to(length));
+                    }
+                    if out.len() == before {
+                        return Err(error::INCOMPLETE_BODY.into());
+                    }
+                    self.unwrap(|chunks| chunks.data(&out[before..]))?;
+                    return Ok(out.len() - before);
+                }
+                Next::Line => match self.unwrapped_line().await? {
+                    Some(line) => self.unwrap(|chunks| chunks.line(&line))?,
+                    None => self.unwrap(Chunks::end)?,
+                },
+            }
+        }
+    }
+
+    fn unwrap(&mut self, step: impl FnOnce(&mut Chunks) -> Result<(), ApiError>) -> Result<(), ApiError> {
+        self.payload.chunks.as_mut().map_or(Ok(()), step)
+    }
+
+    /// The next line of aws-chunked; `None` where the body ends.
+    async fn unwrapped_line(&mut self) -> Result<Option<String>, Failure> {
+        loop {
+            if let Some(end) = self.ahead.iter().position(|byte| *byte == b'\n') {
+                let line = self.ahead.split_to(end + 1);
+                return Ok(Some(String::from_utf8_lossy(line.trim_ascii_end()).into_owned()));
+            }
+            if self.ahead.len() > LINE_BYTES_MAX {
+                return Err(error::MALFORMED_CHUNK.into());
+            }
+            let mut ahead = std::mem::take(&mut self.ahead);
+            ahead.reserve(AHEAD_BYTES);
+            let read = self.read_framed(&mut ahead, AHEAD_BYTES).await;
+            self.ahead = ahead;
+            if read? == 0 {
+                let rest = self.ahead.split();
+                let rest = String::from_utf8_lossy(rest.trim_ascii_end()).into_owned();
+                return Ok(Some(rest).filter(|line| !line.is_empty()));
+            }
+        }
+    }
+
+    /// The same as it was framed.
+    async fn read_framed(&mut self, out: &mut BytesMut, limit: usize) -> Result<usize, Failure> {
         if std::mem::take(&mut self.awaits_continue) {
             self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n").await.map_err(Failure::Broken)?;
         }

@@ -1,4 +1,4 @@
-//! The emulator's clock, which tests move, and the three ways COS writes a time.
+//! The emulator's clock, which tests move, and the ways a time is written.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},
@@ -65,6 +65,17 @@ pub(super) fn parse_http_date(text: &str) -> Option<i64> {
     Some(parsed.assume_utc().unix_timestamp())
 }
 
+/// `20201210T033730Z`, as S3 clients sign it.
+pub(super) fn amz_date(seconds: i64) -> String {
+    written(seconds, format_description!("[year][month][day]T[hour][minute][second]Z"))
+}
+
+/// Seconds since 1970 of such a date.
+pub(super) fn parse_amz_date(text: &str) -> Option<i64> {
+    let form = format_description!("[year][month][day]T[hour][minute][second]Z");
+    Some(time::PrimitiveDateTime::parse(text, &form).ok()?.assume_utc().unix_timestamp())
+}
+
 fn written(seconds: i64, form: StaticFormatDescription) -> String {
     OffsetDateTime::from_unix_timestamp(seconds)
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
@@ -83,5 +94,8 @@ mod tests {
         assert_eq!(copy_date(1_586_542_830), "2020-04-10T18:20:30Z");
         assert_eq!(parse_http_date("Fri, 10 Apr 2020 09:35:05 GMT"), Some(1_586_511_305));
         assert_eq!(parse_http_date("yesterday"), None);
+        assert_eq!(amz_date(1_607_571_450), "20201210T033730Z");
+        assert_eq!(parse_amz_date("20201210T033730Z"), Some(1_607_571_450));
+        assert_eq!(parse_amz_date("20201210"), None);
     }
 }

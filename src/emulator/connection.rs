@@ -22,6 +22,7 @@ use super::{
     body::Body,
     clock::http_date,
     content::Content,
+    dialect::Dialect,
     document::DECLARATION,
     error::{self, ApiError, Failure},
     fault::{Fault, FaultKind, Trouble},
@@ -60,8 +61,12 @@ pub(super) async fn serve(stream: TcpStream, service: Arc<Service>) {
             Err(error) => {
                 let id = new_request_id(service.clock.now());
                 let response = refusal(&error, "/", &id, false);
-                let frame =
-                    Frame { keep_alive: false, date: http_date(service.clock.now()), request_id: &id };
+                let frame = Frame {
+                    keep_alive: false,
+                    date: http_date(service.clock.now()),
+                    request_id: &id,
+                    dialect: Dialect::Cos,
+                };
                 let head = response.head(&frame);
                 if let ResponseBody::Document(text) = response.body {
                     // The peer speaks no HTTP: whether it hears this does not matter.
@@ -147,7 +152,8 @@ async fn exchange(wire: &mut Wire, service: &Arc<Service>, request: &Request) ->
     spoil_checksum(trouble, &mut response);
     sleep(service.pace.latency()).await;
     let keep_alive = request.keep_alive && is_clean && is(FaultKind::CutBody).is_none();
-    let frame = Frame { keep_alive, date: http_date(service.now(trouble)), request_id: &id };
+    let dialect = request.dialect;
+    let frame = Frame { keep_alive, date: http_date(service.now(trouble)), request_id: &id, dialect };
     let answer = Answer { service, trouble, resource: &resource, frame };
     let bytes_out = answer.write(wire, response, request.method == "HEAD").await;
     service.counters.of(operation).bytes_out.fetch_add(*bytes_out.as_ref().unwrap_or(&0), Ordering::Relaxed);
@@ -361,6 +367,8 @@ fn without_crc(document: &str) -> String {
 /// A head that did not come from COS.
 fn without_request_id(head: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(head);
-    let is_ours = |line: &&str| !line.starts_with("x-cos-") && !line.starts_with("Server:");
+    let is_ours = |line: &&str| {
+        !line.starts_with("x-cos-") && !line.starts_with("x-amz-") && !line.starts_with("Server:")
+    };
     text.split_inclusive("\r\n").filter(is_ours).collect::<String>().into_bytes()
 }

@@ -5,6 +5,7 @@ use super::{
     clock::copy_date,
     condition::{Verdict, judge},
     content::{Content, fast_etag},
+    dialect::Dialect,
     document::Xml,
     error::{self, ApiError, disk_failure},
     multipart::part_number,
@@ -24,11 +25,9 @@ impl Service {
     pub(super) fn copy_object(self: &Arc<Self>, call: &Call<'_>) -> Result<Response, ApiError> {
         let request = call.request;
         let (source_bucket, source_key) = self.copy_source(request)?;
-        let is_replacing = match request.header("x-cos-metadata-directive").unwrap_or("") {
-            "" | "Copy" => false,
-            "Replaced" => true,
-            _ => return Err(ApiError::invalid_argument("the metadata directive is not Copy or Replaced")),
-        };
+        let directive = |name| call.dialect().is_replacing(request.header(name));
+        let is_replacing = directive("x-cos-metadata-directive")
+            .ok_or_else(|| ApiError::invalid_argument("the metadata directive is not Copy or Replaced"))?;
         if (source_bucket.as_str(), source_key.as_str()) == (call.bucket(), call.key()) && !is_replacing {
             return Err(ApiError::invalid_request(
                 "A copy onto itself is only allowed with x-cos-metadata-directive: Replaced.",
@@ -43,7 +42,7 @@ impl Service {
             copied.headers.clone_from(&source.attributes.headers);
             copied.metadata.clone_from(&source.attributes.metadata);
         }
-        if request.header("x-cos-tagging-directive") != Some("Replaced") {
+        if directive("x-cos-tagging-directive") != Some(true) {
             copied.tags.clone_from(&source.attributes.tags);
         }
         let object = Object {
@@ -55,8 +54,8 @@ impl Service {
             attributes: copied,
         };
         let now_ms = self.clock.now_ms();
-        let object = self.store.put(call.bucket(), call.key(), object, overwrite(request), now_ms)?;
-        let mut xml = Xml::bare();
+        let object = self.store.put(call.bucket(), call.key(), object, &overwrite(request), now_ms)?;
+        let mut xml = Xml::bare(call.dialect());
         xml.open("CopyObjectResult");
         xml.leaf("ETag", &format!("\"{}\"", object.etag));
         xml.leaf("CRC64", &object.crc64.to_string());
@@ -84,13 +83,13 @@ impl Service {
         }
         let content = source.content.slice(first, length);
         let is_whole = length == size;
-        let (service, modified) = (Arc::clone(self), self.clock.now());
+        let (service, modified, dialect) = (Arc::clone(self), self.clock.now(), call.dialect());
         let (bucket, key) = (call.bucket().to_owned(), call.key().to_owned());
         Ok(Response::late(async move {
             let (etag, crc64) = service.sums(content.clone(), is_whole.then_some(source)).await?;
             let part = Part { content, etag: etag.clone(), crc64, modified };
             service.store.put_part(&bucket, &key, &id, number, part)?;
-            let mut xml = Xml::bare();
+            let mut xml = Xml::bare(dialect);
             xml.open("CopyPartResult");
             xml.leaf("ETag", &format!("\"{etag}\""));
             xml.leaf("CRC64", &crc64.to_string());
@@ -144,14 +143,17 @@ impl Service {
         Ok(source)
     }
 
-    /// Bucket and key of `x-cos-copy-source: HOST/KEY`, the key percent-encoded.
+    /// Bucket and key of `x-cos-copy-source: HOST/KEY` or `x-amz-copy-source: BUCKET/KEY`, the key
+    /// percent-encoded.
     fn copy_source(&self, request: &Request) -> Result<(String, String), ApiError> {
         let text = request.header("x-cos-copy-source").unwrap_or_default();
         let text = text.split_once('?').map_or(text, |(path, _)| path);
         let text = text.trim_start_matches('/');
         let (host, path) = text.split_once('/').ok_or(error::INVALID_COPY_SOURCE)?;
         let path = decode(path, false).map_err(|_| error::INVALID_COPY_SOURCE)?;
-        let (bucket, key) = match Target::bucket_of(without_port(host), |name| self.store.has_bucket(name)) {
+        let of_host = Target::bucket_of(without_port(host), |name| self.store.has_bucket(name));
+        let (bucket, key) = match of_host {
+            _ if request.dialect == Dialect::S3 => (decode(host, false)?, path),
             Some(bucket) => (bucket.to_owned(), path),
             None => {
                 let (bucket, key) = path.split_once('/').ok_or(error::INVALID_COPY_SOURCE)?;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use quick_xml::{Reader, events::Event};
 
 use super::{
+    dialect::Dialect,
     error::{self, ApiError},
     request::encode,
 };
@@ -15,19 +16,21 @@ pub(super) struct Xml {
     text: String,
     /// `encoding-type=url` was asked for.
     url_encoded: bool,
+    /// What the next element carries in its tag: the root does, once.
+    name_space: &'static str,
 }
 
 /// As COS writes it.
 pub(super) const DECLARATION: &str = "<?xml version='1.0' encoding='utf-8' ?>\n";
 
 impl Xml {
-    pub(super) fn with_declaration() -> Self {
-        Self { text: DECLARATION.to_owned(), url_encoded: false }
+    pub(super) fn with_declaration(dialect: Dialect) -> Self {
+        Self { text: DECLARATION.to_owned(), ..Self::bare(dialect) }
     }
 
     /// For answers whose declaration left earlier.
-    pub(super) fn bare() -> Self {
-        Self { text: String::new(), url_encoded: false }
+    pub(super) fn bare(dialect: Dialect) -> Self {
+        Self { text: String::new(), url_encoded: false, name_space: dialect.name_space() }
     }
 
     #[must_use]
@@ -37,7 +40,8 @@ impl Xml {
     }
 
     pub(super) fn open(&mut self, name: &str) {
-        write!(self.text, "<{name}>").expect("a String takes every write");
+        let name_space = std::mem::take(&mut self.name_space);
+        write!(self.text, "<{name}{name_space}>").expect("a String takes every write");
     }
 
     pub(super) fn close(&mut self, name: &str) {
@@ -47,7 +51,8 @@ impl Xml {
 
     pub(super) fn leaf(&mut self, name: &str, value: &str) {
         if value.is_empty() {
-            write!(self.text, "<{name}/>").expect("a String takes every write");
+            let name_space = std::mem::take(&mut self.name_space);
+            write!(self.text, "<{name}{name_space}/>").expect("a String takes every write");
             return;
         }
         self.open(name);
@@ -196,12 +201,21 @@ mod tests {
 
     #[test]
     fn keys_are_encoded_only_where_asked() {
-        let mut xml = Xml::bare().url_encoded(true);
+        let mut xml = Xml::bare(Dialect::Cos).url_encoded(true);
         xml.key("Key", "a b/中+");
         assert_eq!(xml.finish(), "<Key>a%20b/%E4%B8%AD%2B</Key>");
-        let mut xml = Xml::bare();
+        let mut xml = Xml::bare(Dialect::Cos);
         xml.key("Key", "<&>");
         xml.leaf("Prefix", "");
         assert_eq!(xml.finish(), "<Key>&lt;&amp;&gt;</Key><Prefix/>");
+    }
+
+    #[test]
+    fn root_carries_the_name_space_of_s3() {
+        let mut xml = Xml::bare(Dialect::S3);
+        xml.open("Root");
+        xml.leaf("Leaf", "");
+        xml.close("Root");
+        assert_eq!(xml.finish(), "<Root xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Leaf/></Root>");
     }
 }

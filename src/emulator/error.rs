@@ -74,6 +74,32 @@ pub(super) const PATH_STYLE_FORBIDDEN: ApiError = ApiError::new(
     "PathStyleDomainForbidden",
     "The bucket you are attempting to access must be addressed using COS virtual-styled domain.",
 );
+pub(super) const NOT_YET_VALID: ApiError = ApiError::new(403, "AccessDenied", "Request is not yet valid.");
+pub(super) const UNSIGNED_HEADERS: ApiError =
+    ApiError::new(403, "AccessDenied", "There were headers present in the request which were not signed.");
+pub(super) const OTHER_SIGNATURE_VERSION: ApiError = ApiError::invalid_request(
+    "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.",
+);
+pub(super) const MALFORMED_AUTHORIZATION: ApiError =
+    ApiError::new(400, "AuthorizationHeaderMalformed", "The authorization that you provided is not valid.");
+pub(super) const MALFORMED_AUTHORIZATION_QUERY: ApiError = ApiError::new(
+    400,
+    "AuthorizationQueryParametersError",
+    "The authorization parameters of the query are not valid.",
+);
+pub(super) const MISSING_SHA256: ApiError =
+    ApiError::invalid_request("Missing required header for this request: x-amz-content-sha256");
+pub(super) const SHA256_DIFFERS: ApiError = ApiError::new(
+    400,
+    "XAmzContentSHA256Mismatch",
+    "The provided 'x-amz-content-sha256' header does not match what was computed.",
+);
+pub(super) const CHECKSUM_DIFFERS: ApiError =
+    ApiError::new(400, "BadDigest", "The x-amz-checksum you specified did not match what we received.");
+pub(super) const INVALID_CHECKSUM: ApiError =
+    ApiError::invalid_request("The value of an x-amz-checksum header is invalid.");
+pub(super) const MALFORMED_CHUNK: ApiError =
+    ApiError::invalid_request("The aws-chunked body of the request is malformed.");
 pub(super) const ARCHIVED: ApiError = ApiError::new(
     403,
     "InvalidObjectState",

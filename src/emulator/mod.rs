@@ -1,9 +1,11 @@
 //! An embedded COS: for tests, for laptops and for `cosgate demo`. Faithful in signatures, XML, limits and
-//! errors; judged by the vendor's own Python SDK (`tests/emulator_sdk.rs`).
+//! errors; judged by the vendor's own Python SDK (`tests/emulator_sdk.rs`). As COS does, it answers S3 clients
+//! too, on the same port (`dialect.rs`); boto3 is their judge (`tests/emulator_s3.rs`).
 //!
 //! ```text
 //! connection ── request ── operation ── service ──┬─ bucket, object, copy, multipart, attributes
-//!   wire, body             signature, fault       └─ store ── content ── data_dir (blobs, journal)
+//!   wire, body   dialect   signature, fault       └─ store ── content ── data_dir (blobs, journal)
+//!        payload           signature_v4
 //! ```
 //!
 //! It writes HTTP/1.1 itself: hyper cannot write `ETag` in the case that SDK needs. It shares types with
@@ -32,6 +34,7 @@ mod connection;
 mod content;
 mod copy;
 mod data_dir;
+mod dialect;
 mod document;
 mod error;
 mod fault;
@@ -40,11 +43,13 @@ mod list;
 mod multipart;
 mod object;
 mod operation;
+mod payload;
 mod record;
 mod request;
 mod response;
 mod service;
 mod signature;
+mod signature_v4;
 mod store;
 mod wire;
 

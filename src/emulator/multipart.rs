@@ -9,11 +9,12 @@ use super::{
     checksum::Combined,
     clock::list_date,
     content::{Content, Intake},
+    dialect::Dialect,
     document::{Element, Xml},
     error::{self, ApiError, Failure, disk_failure},
     fault::FaultKind,
     list::group_of,
-    object::{check_md5, content_md5, overwrite},
+    object::{check_md5, content_md5, echo_checksums, overwrite},
     request::Request,
     response::Response,
     service::{Call, Service},
@@ -32,8 +33,8 @@ impl Service {
         let random: String = (0..4).map(|_| format!("{:016x}", fastrand::u64(..))).collect();
         let id = format!("{initiated}{random}");
         let upload = Upload { initiated, attributes, parts: std::collections::BTreeMap::new() };
-        self.store.initiate(call.bucket(), call.key(), &id, upload, overwrite(call.request))?;
-        let mut xml = Xml::with_declaration();
+        self.store.initiate(call.bucket(), call.key(), &id, upload, &overwrite(call.request))?;
+        let mut xml = Xml::with_declaration(call.dialect());
         xml.open("InitiateMultipartUploadResult");
         xml.leaf("Bucket", call.bucket());
         xml.leaf("Key", call.key());
@@ -59,9 +60,11 @@ impl Service {
         let (etag, crc64) = (received.etag(), received.crc64);
         let part = Part { content: received.content, etag: etag.clone(), crc64, modified: self.clock.now() };
         self.store.put_part(call.bucket(), call.key(), id, number, part)?;
-        Ok(Response::empty(200)
+        let mut response = Response::empty(200)
             .with("ETag", format!("\"{etag}\""))
-            .with("x-cos-hash-crc64ecma", crc64.to_string()))
+            .with("x-cos-hash-crc64ecma", crc64.to_string());
+        echo_checksums(&mut response, body.payload());
+        Ok(response)
     }
 
     pub(super) async fn complete_multipart_upload(
@@ -79,11 +82,16 @@ impl Service {
         let (modified, smallest) = (self.clock.now(), self.limits.part_bytes_min);
         let (bucket, key) = (call.bucket(), call.key());
         let overwrite = overwrite(call.request);
-        let object = self.store.complete(bucket, key, id, overwrite, self.clock.now_ms(), |upload| {
+        let object = self.store.complete(bucket, key, id, &overwrite, self.clock.now_ms(), |upload| {
             assemble(upload, id, &wanted, smallest, modified)
         })?;
-        let mut xml = Xml::bare();
-        let root = "CompleteMultipartUploadResult xmlns=\"http://www.qcloud.com/document/product/436/7751\"";
+        let mut xml = Xml::bare(call.dialect());
+        let root = match call.dialect() {
+            Dialect::Cos => {
+                "CompleteMultipartUploadResult xmlns=\"http://www.qcloud.com/document/product/436/7751\""
+            }
+            Dialect::S3 => "CompleteMultipartUploadResult",
+        };
         xml.open(root);
         xml.leaf("Location", &format!("http://{}", call.resource()));
         xml.leaf("Bucket", bucket);
@@ -110,7 +118,7 @@ impl Service {
         };
         let url_encoded = is_url_encoded(call)?;
         self.store.with_upload(call.bucket(), call.key(), id, |upload| {
-            let mut xml = Xml::with_declaration().url_encoded(url_encoded);
+            let mut xml = Xml::with_declaration(call.dialect()).url_encoded(url_encoded);
             xml.open("ListPartsResult");
             xml.leaf("Bucket", call.bucket());
             if url_encoded {
@@ -183,7 +191,7 @@ impl Service {
                 }
             }
         }
-        let mut xml = Xml::with_declaration().url_encoded(listing.url_encoded);
+        let mut xml = Xml::with_declaration(call.dialect()).url_encoded(listing.url_encoded);
         xml.open("ListMultipartUploadsResult");
         xml.leaf("Bucket", call.bucket());
         if listing.url_encoded {

@@ -11,10 +11,12 @@ use super::{
     clock::http_date,
     condition::{Verdict, judge, range},
     content::{Intake, Received},
+    dialect::Dialect,
     document::{Element, Xml},
     error::{self, ApiError, Failure, disk_failure},
     fault::FaultKind,
     operation::check_key,
+    payload::Payload,
     request::Request,
     response::{Response, ResponseBody},
     service::{Call, Service},
@@ -102,7 +104,7 @@ impl Service {
         object.crc64 = crc.finalize();
         object.etag = hex(&md5.finalize());
         object.modified = self.clock.now();
-        self.store.put(call.bucket(), call.key(), object, Overwrite::Allowed, self.clock.now_ms())?;
+        self.store.put(call.bucket(), call.key(), object, &Overwrite::Allowed, self.clock.now_ms())?;
         Ok(())
     }
 
@@ -122,11 +124,12 @@ impl Service {
             attributes,
         };
         let now_ms = self.clock.now_ms();
-        let object = self.store.put(call.bucket(), call.key(), object, overwrite(call.request), now_ms)?;
+        let object = self.store.put(call.bucket(), call.key(), object, &overwrite(call.request), now_ms)?;
         let mut response = Response::empty(200)
             .with("ETag", format!("\"{}\"", object.etag))
             .with("x-cos-hash-crc64ecma", object.crc64.to_string());
         attributes::echo_class(&mut response, &object.attributes);
+        echo_checksums(&mut response, body.payload());
         Ok(response)
     }
 
@@ -199,9 +202,13 @@ impl Service {
         call: &Call<'_>,
         body: &mut Body<'_>,
     ) -> Result<Response, Failure> {
-        let expected = content_md5(call.request)?.ok_or(error::MISSING_MD5)?;
+        let expected = content_md5(call.request)?;
+        // S3 clients may send a checksum of another kind instead.
+        if expected.is_none() && !body.payload().is_checked() {
+            return Err(error::MISSING_MD5.into());
+        }
         let text = body.text(DELETE_BYTES_MAX).await?;
-        if expected != <[u8; 16]>::from(Md5::digest(&text)) {
+        if expected.is_some_and(|expected| expected != <[u8; 16]>::from(Md5::digest(&text))) {
             return Err(error::BAD_DIGEST.into());
         }
         let root = Element::parse(&text)?;
@@ -215,7 +222,7 @@ impl Service {
             return Err(error::MALFORMED_XML.into());
         }
         let is_quiet = root.child_text("Quiet").is_some_and(|text| text.trim() == "true");
-        let mut xml = Xml::with_declaration();
+        let mut xml = Xml::with_declaration(call.dialect());
         xml.open("DeleteResult");
         for key in keys {
             let outcome = match check_key(key) {
@@ -290,10 +297,23 @@ pub(super) fn refuse_archived(call: &Call<'_>, object: &Object) -> Result<(), Ap
 
 /// Whether the write may replace what is there.
 pub(super) fn overwrite(request: &Request) -> Overwrite {
+    if request.dialect == Dialect::S3 {
+        if request.header("if-none-match") == Some("*") {
+            return Overwrite::IfAbsent;
+        }
+        if let Some(etag) = request.header("if-match") {
+            return Overwrite::IfMatch(etag.trim_matches('"').to_owned());
+        }
+    }
     match request.header("x-cos-forbid-overwrite") {
         Some(value) if value.eq_ignore_ascii_case("true") => Overwrite::Forbidden,
         _ => Overwrite::Allowed,
     }
+}
+
+/// Tells an S3 client which of its checksums were compared.
+pub(super) fn echo_checksums(response: &mut Response, payload: &Payload) {
+    response.headers.extend(payload.checked().map(|(name, value)| (name.into(), value)));
 }
 
 /// The MD5 that the client announces.

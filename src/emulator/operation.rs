@@ -176,6 +176,14 @@ const FOREIGN: &[&str] = &[
     "recursive",
     "select",
     "torrent",
+    "attributes",
+    "session",
+    "publicAccessBlock",
+    "ownershipControls",
+    "requestPayment",
+    "analytics",
+    "metrics",
+    "policyStatus",
 ];
 
 impl Operation {

@@ -5,7 +5,10 @@
 
 use std::fmt::Write as _;
 
-use super::error::{self, ApiError};
+use super::{
+    dialect::Dialect,
+    error::{self, ApiError},
+};
 
 /// Longest head in bytes that is read.
 pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -36,6 +39,7 @@ pub(super) struct Request {
     pub(super) framing: Framing,
     pub(super) keep_alive: bool,
     pub(super) expects_continue: bool,
+    pub(super) dialect: Dialect,
 }
 
 impl Request {
@@ -70,7 +74,9 @@ impl Request {
             framing: Framing::Absent,
             keep_alive: version == 1,
             expects_continue: false,
+            dialect: Dialect::Cos,
         };
+        request.dialect = Dialect::of(&request);
         request.host = match (request.header("host"), authority) {
             (Some(host), _) if !host.is_empty() => host.to_owned(),
             (_, Some(authority)) => authority.to_owned(),
@@ -89,15 +95,15 @@ impl Request {
         Ok(Some((request, length)))
     }
 
-    /// The first header of that (lower-case) name, if it is UTF-8.
+    /// The first header that COS calls by that (lower-case) name, if it is UTF-8; see [`Dialect`].
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
-            .find(|(known, _)| known == name)
+            .find(|(known, _)| self.dialect.is_header(known, name))
             .and_then(|(_, value)| std::str::from_utf8(value).ok())
     }
 
-    /// All headers, names in lower case.
+    /// All headers as sent, names in lower case.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }

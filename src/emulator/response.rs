@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     content::Content,
+    dialect::Dialect,
     document::{DECLARATION, Xml},
     error::ApiError,
 };
@@ -71,7 +72,7 @@ impl Response {
         };
         line(format_args!("HTTP/1.1 {} {}", self.status, reason(self.status)));
         for (name, value) in &self.headers {
-            line(format_args!("{name}: {value}"));
+            line(format_args!("{}: {value}", frame.dialect.header_name(name)));
         }
         match &self.body {
             ResponseBody::Late(_) => line(format_args!("Transfer-Encoding: chunked")),
@@ -83,9 +84,13 @@ impl Response {
         line(format_args!("Connection: {}", if frame.keep_alive { "keep-alive" } else { "close" }));
         line(format_args!("Date: {}", frame.date));
         line(format_args!("Server: tencent-cos"));
-        line(format_args!("x-cos-request-id: {}", frame.request_id));
+        line(format_args!("{}: {}", frame.dialect.header_name("x-cos-request-id"), frame.request_id));
         if self.status >= 300 {
-            line(format_args!("x-cos-trace-id: {}", trace_id(frame.request_id)));
+            line(format_args!(
+                "{}: {}",
+                frame.dialect.header_name("x-cos-trace-id"),
+                trace_id(frame.request_id)
+            ));
         }
         line(format_args!(""));
         head
@@ -98,6 +103,7 @@ pub(super) struct Frame<'a> {
     pub(super) keep_alive: bool,
     pub(super) date: String,
     pub(super) request_id: &'a str,
+    pub(super) dialect: Dialect,
 }
 
 /// The answer to a refusal; a HEAD gets no body.
@@ -115,7 +121,8 @@ pub(super) fn refusal(error: &ApiError, resource: &str, request_id: &str, is_hea
 
 /// `<Error>…</Error>`, none of its elements empty.
 pub(super) fn error_element(error: &ApiError, resource: &str, request_id: &str) -> String {
-    let mut xml = Xml::bare();
+    // Of either dialect: the error of S3 has no name space.
+    let mut xml = Xml::bare(Dialect::Cos);
     xml.open("Error");
     xml.leaf("Code", &error.code);
     xml.leaf("Message", &error.message);
@@ -172,7 +179,7 @@ mod tests {
     #[test]
     fn header_names_keep_their_case() {
         let response = Response::empty(200).with("ETag", "\"x\"").with("x-cos-hash-crc64ecma", "0");
-        let frame = Frame { keep_alive: true, date: "D".into(), request_id: "R" };
+        let frame = Frame { keep_alive: true, date: "D".into(), request_id: "R", dialect: Dialect::Cos };
         let head = String::from_utf8(response.head(&frame)).unwrap();
         assert_eq!(
             head,

@@ -10,12 +10,15 @@ use super::{
     BlankOrder, EmulatorLimits,
     body::Body,
     clock::Clock,
+    dialect::Dialect,
     error::{self, ApiError, Failure},
     fault::{FaultKind, Faults, Trouble},
     operation::{Operation, Style, Target},
+    payload::Payload,
     request::{Framing, Request},
     response::Response,
-    signature::{Credential, Signer, verify},
+    signature::{self, Credential, Signer},
+    signature_v4::{self, Claim},
     store::Store,
     wire::Pace,
 };
@@ -48,6 +51,11 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// How the answer is to be worded.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.request.dialect
+    }
+
     /// The bucket's name; empty where the service itself is meant.
     pub(super) fn bucket(&self) -> &str {
         self.target.bucket().unwrap_or_default()
@@ -92,7 +100,7 @@ impl Service {
         call: &Call<'_>,
         body: &mut Body<'_>,
     ) -> Result<Response, Failure> {
-        self.admit(call)?;
+        body.demand(self.admit(call)?);
         match call.operation {
             Operation::PutObject => self.put_object(call, body).await,
             Operation::UploadPart => self.upload_part(call, body).await,
@@ -114,7 +122,7 @@ impl Service {
     /// The operations that read no body, or none that matters.
     fn answer_plain(self: &Arc<Self>, call: &Call<'_>) -> Result<Response, ApiError> {
         match call.operation {
-            Operation::GetService => Ok(self.get_service()),
+            Operation::GetService => Ok(self.get_service(call)),
             Operation::HeadBucket => self.head_bucket(call),
             Operation::PutBucket => self.put_bucket(call),
             Operation::DeleteBucket => self.delete_bucket(call),
@@ -144,10 +152,18 @@ impl Service {
         }
     }
 
-    /// Signature, rights, addressing, framing: everything that needs no body.
-    fn admit(&self, call: &Call<'_>) -> Result<(), ApiError> {
+    /// Signature, rights, addressing, framing: everything that needs no body. Tells what is to be true of
+    /// the body.
+    fn admit(&self, call: &Call<'_>) -> Result<Payload, ApiError> {
         let request = call.request;
-        let signer = verify(request, &self.credentials, self.now(&call.trouble))?;
+        let now = self.now(&call.trouble);
+        let (signer, claim) = match call.dialect() {
+            Dialect::Cos => (signature::verify(request, &self.credentials, now)?, Claim::Nothing),
+            Dialect::S3 => match signature_v4::verify(request, &self.credentials, now)? {
+                Some(claim) => (Signer::Known, claim),
+                None => (Signer::Anonymous, Claim::Nothing),
+            },
+        };
         if signer == Signer::Anonymous && !self.is_public(call) {
             return Err(error::ACCESS_DENIED);
         }
@@ -165,7 +181,8 @@ impl Service {
         {
             return Err(ApiError::invalid_argument("the traffic limit is outside 819200 to 838860800"));
         }
-        self.check_framing(call)
+        self.check_framing(call)?;
+        demanded(call, claim)
     }
 
     fn check_framing(&self, call: &Call<'_>) -> Result<(), ApiError> {
@@ -186,6 +203,15 @@ impl Service {
         let reads = matches!(call.operation, Operation::GetObject | Operation::HeadObject);
         reads
             && self.store.object(call.bucket(), call.key()).is_ok_and(|object| object.attributes.public_read)
+    }
+}
+
+/// What S3 clients say about their bodies; COS's own headers are checked by the operations.
+fn demanded(call: &Call<'_>, claim: Claim) -> Result<Payload, ApiError> {
+    match call.dialect() {
+        Dialect::Cos => Ok(Payload::default()),
+        // The checksums of a Complete are those of the object.
+        Dialect::S3 => Payload::of(call.request, claim, call.operation != Operation::CompleteMultipartUpload),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Checks the signature of a request (*Request Signature*), with code of its own.
+//! Checks the signature of a request (*Request Signature*), with code of its own. That of S3 clients is in
+//! `signature_v4.rs`.
 //!
 //! The same rules serve the Authorization header and the presigned URL. Only what the lists name is
 //! protected; unlisted headers and parameters are legal. A host is tried as it came and without its port,
@@ -14,7 +15,7 @@ use super::{
 };
 
 /// How far a client's clock may run ahead, in seconds (*403 Error for COS Access*).
-const SKEW_SECONDS_MAX: i64 = 15 * 60;
+pub(super) const SKEW_SECONDS_MAX: i64 = 15 * 60;
 
 /// One pair of ID and key that may sign.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,20 @@ pub(super) struct Credential {
     pub(super) key: String,
     /// Temporary credentials come with a token and an end, in seconds since 1970.
     pub(super) temporary: Option<(String, i64)>,
+}
+
+impl Credential {
+    /// Temporary credentials want the token they came with, in time.
+    ///
+    /// # Errors
+    /// `InvalidToken`, `ExpiredToken`
+    pub(super) fn check_token(&self, sent: Option<&str>, now: i64) -> Result<(), ApiError> {
+        match &self.temporary {
+            Some((token, _)) if sent != Some(token) => Err(error::INVALID_TOKEN),
+            Some((_, end)) if now > *end => Err(error::EXPIRED_TOKEN),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Who sent a request.
@@ -52,26 +67,13 @@ pub(super) fn verify(request: &Request, credentials: &[Credential], now: i64) ->
     if now < start || now > end {
         return Err(error::REQUEST_EXPIRED);
     }
-    check_token(request, credential, now)?;
+    let token = request.header("x-cos-security-token").or_else(|| request.parameter("x-cos-security-token"));
+    credential.check_token(token, now)?;
     let hosts = [request.host.as_str(), without_port(&request.host)];
     if hosts.iter().any(|host| fields.signature_with(request, host, &credential.key) == fields.signature) {
         return Ok(Signer::Known);
     }
     Err(error::SIGNATURE_DIFFERS)
-}
-
-fn check_token(request: &Request, credential: &Credential, now: i64) -> Result<(), ApiError> {
-    let Some((token, end)) = &credential.temporary else {
-        return Ok(());
-    };
-    let sent = request.header("x-cos-security-token").or_else(|| request.parameter("x-cos-security-token"));
-    if sent != Some(token) {
-        return Err(error::INVALID_TOKEN);
-    }
-    if now > *end {
-        return Err(error::EXPIRED_TOKEN);
-    }
-    Ok(())
 }
 
 /// The seven fields of an authorization, decoded.

@@ -96,11 +96,29 @@ pub(super) struct Store {
 }
 
 /// When a write may replace what is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Overwrite {
     Allowed,
     /// `x-cos-forbid-overwrite: true`
     Forbidden,
+    /// `If-None-Match: *` of S3 clients: nothing may be there.
+    IfAbsent,
+    /// `If-Match` of S3 clients: the object of that ETag must be there.
+    IfMatch(String),
+}
+
+impl Overwrite {
+    /// Judges what is there.
+    fn check(&self, present: Option<&Object>) -> Result<(), ApiError> {
+        match (self, present) {
+            (Self::Allowed, _) | (Self::Forbidden | Self::IfAbsent, None) => Ok(()),
+            (Self::Forbidden, Some(_)) => Err(error::FILE_EXISTS),
+            (Self::IfAbsent, Some(_)) => Err(error::PRECONDITION_FAILED),
+            (Self::IfMatch(_), None) => Err(error::NO_SUCH_KEY),
+            (Self::IfMatch(etag), Some(object)) if object.etag == *etag => Ok(()),
+            (Self::IfMatch(_), Some(_)) => Err(error::PRECONDITION_FAILED),
+        }
+    }
 }
 
 impl Store {
@@ -182,13 +200,13 @@ impl Store {
     /// Makes `object` what the key names.
     ///
     /// # Errors
-    /// `FileAlreadyExists` where overwriting is forbidden and the key is taken.
+    /// `FileAlreadyExists` where overwriting is forbidden and the key is taken; see [`Overwrite`].
     pub(super) fn put(
         &self,
         bucket: &str,
         key: &str,
         object: Object,
-        overwrite: Overwrite,
+        overwrite: &Overwrite,
         now_ms: i64,
     ) -> Result<Arc<Object>, ApiError> {
         self.change(|state| {
@@ -231,14 +249,14 @@ impl Store {
     }
 
     /// # Errors
-    /// `FileAlreadyExists` where overwriting is forbidden and the key is taken.
+    /// `FileAlreadyExists` where overwriting is forbidden and the key is taken; see [`Overwrite`].
     pub(super) fn initiate(
         &self,
         bucket: &str,
         key: &str,
         id: &str,
         upload: Upload,
-        overwrite: Overwrite,
+        overwrite: &Overwrite,
     ) -> Result<(), ApiError> {
         self.change(|state| {
             state.refuse_taken(bucket, key, overwrite)?;
@@ -293,7 +311,7 @@ impl Store {
         bucket: &str,
         key: &str,
         id: &str,
-        overwrite: Overwrite,
+        overwrite: &Overwrite,
         now_ms: i64,
         assemble: impl FnOnce(&Upload) -> Result<Object, ApiError>,
     ) -> Result<Arc<Object>, ApiError> {
@@ -354,9 +372,8 @@ impl State {
         self.bucket(bucket)?.uploads.get_mut(&at).ok_or(error::NO_SUCH_UPLOAD)
     }
 
-    fn refuse_taken(&mut self, bucket: &str, key: &str, overwrite: Overwrite) -> Result<(), ApiError> {
-        let taken = self.bucket(bucket)?.objects.contains_key(key.as_bytes());
-        if taken && overwrite == Overwrite::Forbidden { Err(error::FILE_EXISTS) } else { Ok(()) }
+    fn refuse_taken(&mut self, bucket: &str, key: &str, overwrite: &Overwrite) -> Result<(), ApiError> {
+        overwrite.check(self.bucket(bucket)?.objects.get(key.as_bytes()).map(AsRef::as_ref))
     }
 
     fn insert(&mut self, bucket: &str, key: &str, object: Object, now_ms: i64) -> Arc<Object> {
