@@ -273,6 +273,36 @@ assert ftp.getresp().startswith("226 ")
     assert!(is_done, "{said}");
 }
 
+/// Go's clients, rclone among them, read nothing while they upload. What lies unread when they close makes a reset of it.
+///
+/// > With `tls_cert`, TLS protects control and data connections, after AUTH TLS and on `tls_implicit_port`, passive and active.
+#[test]
+fn nothing_is_sent_to_a_client_that_uploads_without_reading() {
+    let _watchdog = Watchdog::bark_after(120);
+    for lines in [&[][..], &["tls_session_reuse = required"]] {
+        let mut front = Secured::start(lines);
+        let (is_done, said) = front.python(
+            r#"
+import select
+content = bytes(range(251)) * 12000
+for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+    ftp = session(Resuming, version)
+    for turn in range(4):
+        data = ftp.transfercmd("STOR f")
+        data.sendall(content[:100000])
+        # What comes has come by now.
+        select.select([data], [], [], 0.2)
+        data.sendall(content[100000:])
+        data.close()
+        assert ftp.getresp().startswith("226 "), turn
+        assert ftp.size("f") == len(content)
+    ftp.quit()
+"#,
+        );
+        assert!(is_done, "{lines:?}: {said}");
+    }
+}
+
 /// > A client that is killed in the middle of an upload over TLS publishes nothing.
 #[test]
 fn a_killed_client_leaves_no_object() {

@@ -20,7 +20,7 @@ use super::{
     Phase,
     command::verb_of,
     control::{ControlWatch, Heard},
-    data::{DataConnection, NotSecured},
+    data::DataConnection,
     desk::{Flow, FrontDesk, Login, Session},
     door::Door,
     path::ClientPath,
@@ -230,10 +230,8 @@ async fn perform(session: &mut Session, errand: Errand) -> Outcome {
             Err(error) => return broken(Broken::NoConnection(error)),
         },
     };
-    if let Some(tls) = tls
-        && let Err(error) = data.expect(&tls)
-    {
-        return broken(Broken::NotSecured(NotSecured::Handshake(error)));
+    if let Some(tls) = tls {
+        data.expect(tls);
     }
     let restart = match &work {
         Work::Retrieve { range, .. } => range.start,

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use super::{
     tls::DataTls,
-    tls_wire::{TlsWire, WRITE_BYTES},
+    tls_wire::{TicketsSent, TlsWire, WRITE_BYTES},
 };
 
 /// How long a client may take to dial a passive port, to answer when it is dialled, and for the handshake of TLS.
@@ -51,8 +51,8 @@ enum Protection {
     Clear,
     /// TLS, which has not begun, or is not there yet.
     Expected {
-        records: Box<TlsWire>,
-        must_resume: bool,
+        tls: Box<DataTls>,
+        begun: Option<Box<TlsWire>>,
     },
     Tls(Box<TlsWire>),
     /// In the hands of a blocking step.
@@ -87,60 +87,68 @@ impl DataConnection {
     }
 
     /// TLS is to be begun by [`Self::secure`] before a byte moves.
-    ///
-    /// # Errors
-    /// Where the certificate of now is of no use.
-    pub(super) fn expect(&mut self, tls: &DataTls) -> io::Result<()> {
-        let records = Box::new(TlsWire::new(tls)?);
-        self.protection = Protection::Expected { records, must_resume: tls.must_resume };
-        Ok(())
+    pub(super) fn expect(&mut self, tls: DataTls) {
+        self.protection = Protection::Expected { tls: Box::new(tls), begun: None };
     }
 
-    /// The handshake before an upload's 150, where a client has begun it by itself and has to resume a session.
-    ///
-    /// The tickets for its next data connection leave with the end of the handshake (RFC 8446 section 4.6.1), and clients that use
-    /// each only once, as curl does, have none if their upload is over before they have seen them. Behind them, 150 finds them
-    /// there. Whoever begins TLS once it has read 150 is not waited for.
-    ///
-    /// # Errors
-    /// [`NotSecured`].
-    pub(super) async fn secure_early(&mut self) -> Result<(), NotSecured> {
-        if !matches!(self.protection, Protection::Expected { must_resume: true, .. }) {
-            return Ok(());
-        }
-        let stream = self.watched().map_err(NotSecured::Handshake)?;
-        let has_begun = rustix::net::recv(stream, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK)
-            .is_ok_and(|(bytes, _)| bytes > 0);
-        if !has_begun {
-            return Ok(());
-        }
-        // What has been done of it when the time is over is not lost.
-        tokio::time::timeout(EARLY_TIME, self.secure()).await.unwrap_or(Ok(()))
-    }
-
-    /// Performs the handshake, where TLS is expected; within [`DIAL_TIME`]. Where it is dropped, the next call goes on.
+    /// Performs the handshake, where TLS is expected; within [`DIAL_TIME`].
     ///
     /// # Errors
     /// [`NotSecured`].
     pub(super) async fn secure(&mut self) -> Result<(), NotSecured> {
+        self.shake_hands(TicketsSent::Usual).await
+    }
+
+    /// As [`Self::secure`], for an upload whose 150 is said by `announce`.
+    ///
+    /// A client that uploads need not read, and what it has not read turns its close into a reset, which takes along what
+    /// it has not sent yet: Go's clients lose the end of each file to the tickets of TLS 1.3. So there are none.
+    ///
+    /// But where a session must be resumed, clients that use each ticket once, as curl does, need one of this connection for the
+    /// next. They can be sure of it where they begin TLS before they have read 150, as curl does too: then 150 is said behind
+    /// the tickets. Whoever begins TLS behind 150 is not waited for.
+    ///
+    /// # Errors
+    /// [`NotSecured`].
+    pub(super) async fn secure_upload(&mut self, announce: impl FnOnce()) -> Result<(), NotSecured> {
+        if self.must_resume_and_has_begun() {
+            // What has been done of it when the time is over is not lost.
+            tokio::time::timeout(EARLY_TIME, self.shake_hands(TicketsSent::Usual)).await.unwrap_or(Ok(()))?;
+        }
+        announce();
+        self.shake_hands(TicketsSent::None).await
+    }
+
+    fn must_resume_and_has_begun(&self) -> bool {
+        let (Wire::Watched(stream), Protection::Expected { tls, .. }) = (&self.wire, &self.protection) else {
+            return false;
+        };
+        let first = rustix::net::recv(stream, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK);
+        tls.must_resume && first.is_ok_and(|(bytes, _)| bytes > 0)
+    }
+
+    /// Where it is dropped, the next call goes on with it.
+    async fn shake_hands(&mut self, tickets: TicketsSent) -> Result<(), NotSecured> {
         if !matches!(self.protection, Protection::Expected { .. }) {
             return Ok(());
         }
         self.watched().map_err(NotSecured::Handshake)?;
-        let (Wire::Watched(stream), Protection::Expected { records, must_resume }) =
-            (&self.wire, &mut self.protection)
+        let (Wire::Watched(stream), Protection::Expected { tls, begun }) = (&self.wire, &mut self.protection)
         else {
             return Ok(());
         };
+        let records = match begun.take() {
+            Some(records) => records,
+            None => Box::new(TlsWire::new(tls, tickets).map_err(NotSecured::Handshake)?),
+        };
+        let records = begun.insert(records);
         let shaken = tokio::time::timeout(DIAL_TIME, records.shake_hands(stream)).await;
         shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(NotSecured::Handshake)?;
-        if *must_resume && !records.has_resumed() {
+        if tls.must_resume && !records.has_resumed() {
             return Err(NotSecured::NotResumed);
         }
         records.adopt_tickets();
-        if let Protection::Expected { records, .. } =
-            std::mem::replace(&mut self.protection, Protection::Clear)
-        {
+        if let Some(records) = begun.take() {
             self.protection = Protection::Tls(records);
         }
         Ok(())

@@ -151,11 +151,7 @@ async fn begin(
     announcer: &mut Announcer,
     interrupt: &mut watch::Receiver<Option<Interruption>>,
 ) -> Result<(), Broken> {
-    let secured = async {
-        data.secure_early().await?;
-        announcer.announce(Opened { bytes: None });
-        data.secure().await
-    };
+    let secured = data.secure_upload(|| announcer.announce(Opened { bytes: None }));
     tokio::select! {
         biased;
         reason = interrupted(interrupt) => Err(Broken::Interrupted(reason)),

@@ -13,7 +13,7 @@ use std::{fmt, io, sync::Arc};
 
 use rustix::io::Errno;
 use rustls::{
-    HandshakeKind,
+    HandshakeKind, ServerConfig,
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus},
 };
@@ -101,9 +101,24 @@ impl Incoming {
     }
 }
 
+/// Tickets of TLS 1.3 that a client may begin its next data connection with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TicketsSent {
+    Usual,
+    None,
+}
+
 impl TlsWire {
-    pub(super) fn new(tls: &DataTls) -> io::Result<Self> {
-        let connection = UnbufferedServerConnection::new(tls.config.clone()).map_err(io::Error::other)?;
+    pub(super) fn new(tls: &DataTls, tickets: TicketsSent) -> io::Result<Self> {
+        let config = match tickets {
+            TicketsSent::Usual => tls.config.clone(),
+            TicketsSent::None => {
+                let mut config = ServerConfig::clone(&tls.config);
+                config.send_tls13_tickets = 0;
+                Arc::new(config)
+            }
+        };
+        let connection = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
         Ok(Self {
             connection,
             tickets: tls.tickets.clone(),
