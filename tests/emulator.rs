@@ -283,6 +283,14 @@ fn refused_connections_are_refused_until_the_fault_is_gone() {
         assert!(RawClient::once(address, "GET", "k", "", b"").is_err());
     }
     assert_eq!(get(address, "k").unwrap(), b"x");
+
+    // From one request on, for a time.
+    emulator.fault(&json!({"operation": "PutObject", "kind": "refuse-connection", "milliseconds": 1500}));
+    assert_eq!(get(address, "k").unwrap(), b"x");
+    assert!(RawClient::once(address, "PUT", "k", "", b"y").is_err());
+    assert!(eventually(1, is_refused));
+    assert!(eventually(5, || TcpStream::connect(address).is_ok()));
+    assert_eq!(get(address, "k").unwrap(), b"x", "without effect");
 }
 
 #[test]
@@ -339,6 +347,13 @@ fn answers_are_cut_emptied_and_falsified() {
     assert_eq!(crc("HEAD"), Some(right), "the object itself is whole");
     emulator.fault(&json!({"operation": "HeadObject", "kind": "no-crc"}));
     assert_eq!(crc("HEAD"), None);
+    let copied = || {
+        let source = format!("x-cos-copy-source: {BUCKET}.cos.ap-guangzhou.myqcloud.com/k\r\n");
+        RawClient::once(address, "PUT", "copy", &source, b"").unwrap().element("CRC64")
+    };
+    let told = copied();
+    emulator.fault(&json!({"operation": "CopyObject", "kind": "wrong-crc"}));
+    assert_ne!((copied(), told.as_str()), (told.clone(), ""));
 
     let upload = initiate(address, "m");
     let part =

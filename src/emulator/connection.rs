@@ -108,9 +108,13 @@ async fn exchange(wire: &mut Wire, service: &Arc<Service>, request: &Request) ->
     let no_trouble = Trouble::default();
     let trouble = understood.as_ref().map_or(&no_trouble, |call| &call.trouble);
     let is = |kind| trouble.of(kind);
+    if let Some(refused) = is(FaultKind::RefuseConnection).filter(|fault| fault.milliseconds > 0) {
+        service.faults.refuse_until(Instant::now() + milliseconds(refused));
+    }
     if is(FaultKind::ResetBefore).is_some()
         || is(FaultKind::RefuseConnection).is_some()
         || service.faults.refuses_all()
+        || service.faults.refuses_until().is_some()
     {
         wire.reset();
         return Next::Drop;
@@ -326,7 +330,10 @@ impl Answer<'_> {
             document.insert_str(0, DECLARATION);
         }
         if self.trouble.of(FaultKind::NoCrc).is_some() {
-            document = without_crc(&document);
+            document = with_crc(&document, None);
+        }
+        if self.trouble.of(FaultKind::WrongCrc).is_some() {
+            document = with_crc(&document, Some(1));
         }
         if is_cut {
             // Without the last chunk the client knows that something is missing.
@@ -355,10 +362,13 @@ fn half(content: &Content) -> Content {
     content.slice(0, content.len() / 2)
 }
 
-fn without_crc(document: &str) -> String {
-    match (document.find("<CRC64>"), document.find("</CRC64>")) {
+/// The document with `wrong` for its `CRC64` element, or without one.
+fn with_crc(document: &str, wrong: Option<u64>) -> String {
+    const END: &str = "</CRC64>";
+    match (document.find("<CRC64>"), document.find(END)) {
         (Some(from), Some(to)) => {
-            format!("{}{}", &document[..from], &document[to + "</CRC64>".len()..])
+            let element = wrong.map(|wrong| format!("<CRC64>{wrong}{END}")).unwrap_or_default();
+            format!("{}{element}{}", &document[..from], &document[to + END.len()..])
         }
         _ => document.to_owned(),
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +16,9 @@ pub enum FaultKind {
     /// Answers `status` and `code`, without effect. Without a code: what a proxy would answer, no XML and
     /// no `x-cos-request-id`.
     Status,
-    /// With `times` null: the listening socket is closed. With a number: so many connections, new or
-    /// kept, are reset. Connections that are there are reset at their next request.
+    /// Of `*`, with `times` null: the listening socket is closed. With a number: so many connections, new or
+    /// kept, are reset. Connections that are there are reset at their next request. Of one operation: its
+    /// connection is reset as soon as the head is read, and then the socket is closed for `milliseconds`.
     RefuseConnection,
     /// Resets the connection as soon as the head is read, without effect.
     ResetBefore,
@@ -37,7 +38,7 @@ pub enum FaultKind {
     Empty200,
     /// Ends the connection in the middle of the answer's body.
     CutBody,
-    /// Another `x-cos-hash-crc64ecma` than that of the bytes, in the header only.
+    /// Another `x-cos-hash-crc64ecma`, or `CRC64` element, than that of the bytes; what is stored is right.
     WrongCrc,
     /// No `x-cos-hash-crc64ecma`, and no `CRC64` element: an object from before the feature.
     NoCrc,
@@ -170,6 +171,8 @@ impl Armed {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     armed: Mutex<(u64, Vec<Armed>)>,
+    /// Until when no connection is accepted, because a request has met `refuse-connection`. A leaf.
+    closed_until: Mutex<Option<Instant>>,
     /// Told whenever the set changes.
     pub(super) changed: Notify,
 }
@@ -187,6 +190,7 @@ impl Faults {
 
     pub(super) fn clear(&self) {
         self.armed.lock().1.clear();
+        *self.closed_until.lock() = None;
         self.changed.notify_waiters();
     }
 
@@ -262,7 +266,20 @@ impl Faults {
         hit
     }
 
-    /// Whether the listening socket is to be closed.
+    /// Closes the listening socket for a time.
+    pub(super) fn refuse_until(&self, end: Instant) {
+        let mut until = self.closed_until.lock();
+        *until = (*until).max(Some(end));
+        drop(until);
+        self.changed.notify_waiters();
+    }
+
+    /// Until when the listening socket is closed for a time.
+    pub(super) fn refuses_until(&self) -> Option<Instant> {
+        self.closed_until.lock().filter(|end| *end > Instant::now())
+    }
+
+    /// Whether the listening socket is to be closed until the faults change.
     pub(super) fn refuses_all(&self) -> bool {
         self.armed.lock().1.iter().any(|armed| {
             let fault = &armed.fault;

@@ -355,6 +355,11 @@ async fn listen(listener: TcpListener, address: SocketAddr, service: Arc<Service
             changed.await;
             continue;
         }
+        if let Some(end) = service.faults.refuses_until() {
+            open = None;
+            drop(tokio::time::timeout_at(end, changed).await);
+            continue;
+        }
         let listener = match open.take() {
             Some(listener) => listener,
             None => match TcpListener::bind(address).await {
