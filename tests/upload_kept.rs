@@ -322,3 +322,28 @@ async fn a_request_that_fails_while_keeping_leaves_nothing_or_what_can_go_on() {
         }
     }
 }
+
+/// The kernel knows the name until the last request of its end is done, and DELE may come before that.
+#[tokio::test]
+async fn a_name_that_is_deleted_while_its_broken_upload_is_being_kept_is_not_kept() {
+    let whole = content(9, 6 * MIB);
+    let ends = [(Operation::UploadPart, 4), (Operation::HeadObject, 0), (Operation::PutObject, 1)];
+    for (operation, place) in ends {
+        for answered in [false, true] {
+            let tree = Tree::new(&plan());
+            let vfs = tree.vfs();
+            let handle = transfer(vfs, "a", &whole, 0, whole.len()).await.expect("transfer");
+            let rule = Rule::on(operation).after(place);
+            let gate = if answered { tree.store.block_answer(rule) } else { tree.store.block(rule) };
+            let unlinked = async {
+                gate.reached_by(1).await;
+                vfs.unlink(tree::ROOT, OsStr::new("a")).await.expect("unlink");
+                gate.release();
+            };
+            tokio::join!(close(vfs, handle), unlinked);
+            let what = format!("{operation} {place} answered={answered}");
+            assert_eq!(held(vfs, "a").await.expect("held"), 0, "{what}");
+            tree.assert_at_rest(&what).await;
+        }
+    }
+}

@@ -75,8 +75,9 @@ pub(super) async fn unlink(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResul
     }
     vfs.policy.may_remove(name, standing(Some(&target)))?;
     let writers = shared.writing.of_key(key.as_str());
+    let mut is_held = false;
     for file in &writers {
-        file.unlink();
+        is_held |= file.unlink();
     }
     // A writer may have published a moment ago; what was never published asks for no request.
     let may_exist = !target.is_unpublished() || writers.iter().any(|file| file.standing().published);
@@ -85,6 +86,10 @@ pub(super) async fn unlink(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResul
         shared.keep_directory(&directory, &key).await?;
         let stood = (!target.is_unpublished()).then_some(target.facts.bytes);
         shared.delete(&key, name, Some(&target.facts), stood).await?;
+    }
+    if is_held {
+        // Its end is not quite done, so the name was there still.
+        shared.uploads.drop_held(&key).await?;
     }
     shared.inodes.lock().unlink(parent, name);
     for file in writers {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     AttributeChange, Caller, FileKind, InodeNo, MountPolicy, OpenHow, VfsError, VfsResult,
@@ -68,6 +68,8 @@ struct State {
     is_new: bool,
     published: bool,
     discarded: Option<&'static str>,
+    /// It broke, and what had come is held for whoever goes on.
+    held: bool,
     /// The name was unlinked; how far the file reaches for its writer, whose bytes go nowhere now.
     unlinked: Option<u64>,
     opener_flushed: bool,
@@ -352,7 +354,18 @@ impl OpenFile {
         };
         self.state.lock().discarded = Some(why);
         match shared.uploads.keep(&self.key, held).await {
-            Ok(bytes) => info!(key = %self.key, why, bytes, "broken, and kept to be gone on with"),
+            Ok(bytes) => {
+                let is_unlinked = {
+                    let mut state = self.state.lock();
+                    state.held = true;
+                    state.unlinked.is_some()
+                };
+                info!(key = %self.key, why, bytes, "broken, and kept to be gone on with");
+                // Deleted while it was being kept.
+                if is_unlinked && let Err(error) = shared.uploads.drop_held(&self.key).await {
+                    warn!(key = %self.key, %error, "deleted, but what is held of it stays for now");
+                }
+            }
             Err(upload) => {
                 info!(key = %self.key, why, "discarded");
                 writer.abort_kept(upload);
@@ -499,14 +512,20 @@ impl OpenFile {
         }
     }
 
-    /// The name was unlinked: nothing of this file may become visible any more.
-    pub(super) fn unlink(&self) {
+    /// The name was unlinked: nothing of this file may become visible any more. Whether something of it is held,
+    /// and must be dropped.
+    pub(super) fn unlink(&self) -> bool {
         let content = self.content();
         let bytes = content.as_ref().map_or(0, Content::bytes);
-        self.state.lock().unlinked.get_or_insert(bytes);
+        let is_held = {
+            let mut state = self.state.lock();
+            state.unlinked.get_or_insert(bytes);
+            state.held
+        };
         if let Some(content) = content {
             content.unlink();
         }
+        is_held
     }
 
     pub(super) fn standing(&self) -> Standing {
