@@ -635,6 +635,20 @@ async fn a_late_error_of_a_copy_is_an_error() {
     assert!(stub.seen()[1].target.ends_with("/b?partNumber=1&uploadId=15"));
 }
 
+#[tokio::test]
+async fn an_error_in_the_body_of_a_200_is_an_error_where_nothing_else_is_told() {
+    let late = |code| Step::Answer(answer("200 OK", &[], format!("<Error><Code>{code}</Code></Error>")));
+    let upload = UploadId::new("15");
+    let (_stub, client) = start([late("AccessDenied"), late("AccessDenied")]).await;
+    let aborted = client.abort_multipart_upload(&key("a"), &upload).await;
+    assert_eq!(reason(aborted).0, Reason::AccessDenied);
+    assert_eq!(reason(client.delete_object(&key("a")).await).0, Reason::AccessDenied);
+    let (stub, client) =
+        start([late("InternalError"), Step::Answer(answer("204 No Content", &[], ""))]).await;
+    client.abort_multipart_upload(&key("a"), &upload).await.unwrap();
+    assert_eq!(stub.seen().len(), 2);
+}
+
 // ---- clocks and deadlines ----
 
 #[tokio::test]

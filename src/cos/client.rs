@@ -30,7 +30,7 @@ use super::{
     body::{checked, extent_of},
     http::{Answer, HttpPool, Incoming, Progress, SetupError, exchange},
     judge::{
-        Failure, judge_completed, judge_copied, judge_document, judge_loss, judge_single_delete,
+        Failure, judge_completed, judge_copied, judge_document, judge_done, judge_loss, judge_single_delete,
         judge_status, judge_stored, unix_seconds,
     },
     request::{Place, Request},
@@ -303,7 +303,7 @@ impl ObjectStore for CosClient {
 
     async fn delete_object(&self, key: &Key) -> CosResult<()> {
         let request = Request::of_key(Operation::DeleteObject, Method::DELETE, key);
-        match self.run(&request, |_| Ok(())).await {
+        match self.run(&request, |answer| judge_done(&request, &answer)).await {
             Err(error) if error.reason == Reason::NoSuchKey => Ok(()),
             outcome => outcome,
         }
@@ -485,7 +485,7 @@ impl ObjectStore for CosClient {
     async fn abort_multipart_upload(&self, key: &Key, upload: &UploadId) -> CosResult<()> {
         let request = Request::of_key(Operation::AbortMultipartUpload, Method::DELETE, key)
             .parameter("uploadId", upload.as_str());
-        match self.run(&request, |_| Ok(())).await {
+        match self.run(&request, |answer| judge_done(&request, &answer)).await {
             Err(error) if error.reason != Reason::NoSuchUpload => Err(error),
             _ => {
                 self.uploads.lock().pop(upload);

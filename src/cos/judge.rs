@@ -221,6 +221,14 @@ fn judge_body(request: &Request<'_>, answer: &Answer, Unreadable(why): Unreadabl
     failure
 }
 
+/// An answer that has nothing to tell but that it is done: an error in its body says that it is not.
+pub(super) fn judge_done(request: &Request<'_>, answer: &Answer) -> Result<(), Failure> {
+    match error_document(&answer.body) {
+        Some(_) => Err(judge_body(request, answer, Unreadable("an error in its body".to_owned()))),
+        None => Ok(()),
+    }
+}
+
 /// A document that cannot be read, of a request that only asks.
 pub(super) fn judge_document<T>(
     request: &Request<'_>,

@@ -43,12 +43,17 @@ pub(in crate::cos) fn meta_of(headers: &HeaderMap, size: Option<u64>) -> Read<Ob
             metadata.insert(suffix.to_owned(), decoded(value.as_bytes()));
         }
     }
+    let (size, crc64) = (size.map_or_else(content_length, Ok)?, crc64_of(headers)?);
+    // An answer that lost its length on the way would make an object look empty, and an append replace it.
+    if size == 0 && crc64.is_some_and(|crc64| crc64 != Crc64::EMPTY) {
+        return Err(Unreadable("no bytes, but the checksum of some".to_owned()));
+    }
     Ok(ObjectMeta {
-        size: size.map_or_else(content_length, Ok)?,
+        size,
         etag_is_md5: etag_is_md5(headers),
         etag: etag_of(headers)?,
         last_modified: parse_time(&modified)?,
-        crc64: crc64_of(headers)?,
+        crc64,
         content_type: text_of(headers, &CONTENT_TYPE),
         metadata,
     })
@@ -208,6 +213,11 @@ mod tests {
             other.insert(HeaderName::from_static(name), value.parse().unwrap());
             assert!(!meta_of(&other, None).unwrap().etag_is_md5, "{name}");
         }
+        let mut emptied = told.clone();
+        emptied.insert("content-length", "0".parse().unwrap());
+        meta_of(&emptied, None).unwrap_err();
+        emptied.insert("x-cos-hash-crc64ecma", "0".parse().unwrap());
+        assert_eq!(meta_of(&emptied, None).unwrap().size, 0);
         let mut old = told;
         old.remove("x-cos-hash-crc64ecma");
         assert_eq!(meta_of(&old, None).unwrap().crc64, None);
