@@ -347,3 +347,24 @@ async fn a_name_that_is_deleted_while_its_broken_upload_is_being_kept_is_not_kep
         }
     }
 }
+
+/// A client that cannot be told how much is held begins anew, and what was held must not stay behind its file.
+#[tokio::test]
+async fn what_was_held_goes_when_its_name_is_stored_anew_while_its_note_cannot_be_read() {
+    const NOTE: &str = ".cosgate/uploads/a";
+    let whole = content(10, 6 * MIB);
+    for operation in [Operation::HeadObject, Operation::GetObject] {
+        for bytes in [1000, whole.len()] {
+            let tree = Tree::new(&plan());
+            let vfs = tree.vfs();
+            assert!(broken(vfs, "a", &whole, 0, 5 * MIB).await > 0);
+            tree.store.inject(Rule::on(operation).of_key(NOTE).always(), Fault::Fail(Reason::Unavailable));
+            finish(vfs, "a", &whole.slice(..bytes), 0).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            tree.store.heal();
+            vfs.sweep().await;
+            tree.assert_at_rest(&format!("{operation} {bytes}")).await;
+            assert_eq!(tree.memory.content("a").expect("content").len(), bytes);
+        }
+    }
+}

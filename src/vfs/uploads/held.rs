@@ -172,6 +172,8 @@ impl Uploads {
         self.in_background(async move {
             if uploads.clear_broken(&place).await {
                 uploads.remove(&place).await;
+            } else {
+                uploads.superseded.lock().put(place, ());
             }
         });
     }

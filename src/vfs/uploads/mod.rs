@@ -56,6 +56,8 @@ pub(in crate::vfs) struct Uploads {
     seen: sweep::Seen,
     /// Where entries of broken uploads stand that this gateway has heard of. A leaf.
     known: Mutex<LruCache<Key, Key>>,
+    /// Entries whose names were stored anew while they could not be cleared away. A leaf.
+    superseded: Mutex<LruCache<Key, ()>>,
     /// Requests in the background.
     busy: watch::Sender<usize>,
 }
@@ -86,6 +88,7 @@ impl Uploads {
             live: Mutex::default(),
             seen: sweep::Seen::default(),
             known: Mutex::new(LruCache::new(KNOWN_MAX)),
+            superseded: Mutex::new(LruCache::new(KNOWN_MAX)),
             busy: watch::channel(0).0,
         })
     }

@@ -162,9 +162,14 @@ impl Uploads {
         let Some(mut look) = self.look_at(listed, &place).await? else { return Ok(()) };
         loop {
             let life = self.life_of(&look.entry);
-            match decide(&look.entry, life, listed.last_modified, look.parts, self.window, now) {
+            let mut verdict = decide(&look.entry, life, listed.last_modified, look.parts, self.window, now);
+            let is_broken = life == Life::Gone || matches!(look.entry.state, State::Kept { .. });
+            if verdict == Verdict::Leave && is_broken && self.is_superseded(&look.key, &place).await? {
+                verdict = Verdict::Abort;
+            }
+            match verdict {
                 Verdict::Leave => {
-                    if life == Life::Gone || matches!(look.entry.state, State::Kept { .. }) {
+                    if is_broken {
                         self.note_held(&look.key, place);
                     }
                     self.remember(listed, look);
@@ -189,6 +194,21 @@ impl Uploads {
                 }
             }
         }
+    }
+
+    /// Whether the name was stored anew, and this entry could not be cleared away then: while an object stands there,
+    /// nobody can go on with it.
+    async fn is_superseded(&self, key: &Key, place: &Key) -> Result<bool, CosError> {
+        if self.superseded.lock().get(place).is_none() {
+            return Ok(false);
+        }
+        let stands = match self.store.head_object(key).await {
+            Ok(_) => true,
+            Err(error) if error.reason == Reason::NoSuchKey => false,
+            Err(error) => return Err(error),
+        };
+        self.superseded.lock().pop(place);
+        Ok(stands)
     }
 
     /// What the entry says; `None` for what is none.
