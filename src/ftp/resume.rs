@@ -77,6 +77,12 @@ impl Root {
 const HALF_DEAD_WAIT: Duration = Duration::from_secs(2);
 const HALF_DEAD_LOOK: Duration = Duration::from_millis(25);
 
+/// What is said of an error that is over some day: busy, or a store that does not answer.
+fn passing(error: &io::Error, deed: Deed, path: &ClientPath) -> Option<Reply> {
+    let reply = refusal(errno_of(error), deed, path);
+    (reply.code() / 100 == 4).then_some(reply)
+}
+
 fn name(path: &ClientPath) -> &OsStr {
     path.relative().as_ref()
 }
@@ -97,15 +103,14 @@ impl FrontDesk {
         }
     }
 
-    /// Facts of what is held, as of a file; `None` where nothing is, or where only the mount can say why not. An upload
-    /// under way is 450: how much has come of it is not how much will stay if it breaks.
+    /// Facts of what is held, as of a file; `None` where nothing is. An upload under way is 450: how much has come of it
+    /// is not how much will stay if it breaks. So is what cannot be found out now: told that there is nothing, a client would
+    /// begin anew.
     pub(super) async fn facts_held(&self, path: &ClientPath) -> Result<Option<Facts>, Reply> {
         let bytes = match self.held(path).await {
             Ok(Some(bytes)) => bytes,
-            Err(error) if errno_of(&error) == Errno::BUSY => {
-                return Err(refusal(Errno::BUSY, Deed::Look, path));
-            }
-            Ok(None) | Err(_) => return Ok(None),
+            Ok(None) => return Ok(None),
+            Err(error) => return passing(&error, Deed::Look, path).map_or(Ok(None), Err),
         };
         Ok(Some(Facts {
             kind: Kind::File,
@@ -137,8 +142,7 @@ impl FrontDesk {
         let (home, target) = (session.context.user().home.clone(), path.clone());
         match home.run(move |root| root.drop_held(&target)).await {
             Ok(()) => Reply::new(250, "Deleted"),
-            Err(error) if errno_of(&error) == Errno::BUSY => refusal(Errno::BUSY, Deed::Remove, path),
-            Err(_) => reply,
+            Err(error) => passing(&error, Deed::Remove, path).unwrap_or(reply),
         }
     }
 
@@ -160,8 +164,8 @@ impl FrontDesk {
         match self.held(path).await {
             Ok(Some(at)) if how == StoreHow::Append || at == restart => Ok(StoreHow::GoOn { at }),
             Ok(Some(at)) => Err(Reply::new(554, format!("{path}: {at} bytes are held of it, say REST {at}"))),
-            Err(error) if errno_of(&error) == Errno::BUSY => Err(refusal(Errno::BUSY, Deed::Store, path)),
-            Ok(None) | Err(_) => Ok(how),
+            Ok(None) => Ok(how),
+            Err(error) => passing(&error, Deed::Store, path).map_or(Ok(how), Err),
         }
     }
 }
