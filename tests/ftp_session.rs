@@ -9,103 +9,18 @@ mod common;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::Write,
+    net::SocketAddr,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use common::{BUCKET, Emulator, Gateway, Setup, TempTree, Watchdog, eventually, pause, require, shell};
+use common::{
+    BUCKET, Emulator, FtpClient as Client, Gateway, Setup, TempTree, Watchdog, eventually, pause, require,
+    shell,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-
-/// A client that says lines and hears replies.
-struct Client {
-    control: BufReader<TcpStream>,
-}
-
-impl Client {
-    fn connect(gateway: &mut Gateway) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", gateway.ftp_port())).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut client = Self { control: BufReader::new(stream) };
-        assert_eq!(client.hear().0, 220);
-        client
-    }
-
-    fn log_in(gateway: &mut Gateway, user: &str) -> Self {
-        let mut client = Self::connect(gateway);
-        client.ask(format!("USER {user}"), 331);
-        client.ask(format!("PASS {user}-password"), 230);
-        client
-    }
-
-    /// Code and text of the next reply; code 0 at the end of the connection.
-    fn hear(&mut self) -> (u16, String) {
-        let mut text = String::new();
-        loop {
-            let mut line = Vec::new();
-            if self.control.read_until(b'\n', &mut line).unwrap_or(0) == 0 {
-                return (0, text);
-            }
-            let line = String::from_utf8_lossy(&line).into_owned();
-            text.push_str(&line);
-            if line.as_bytes().get(3) == Some(&b' ')
-                && let Ok(code) = line[..3].parse()
-            {
-                return (code, text);
-            }
-        }
-    }
-
-    fn say(&mut self, line: impl AsRef<[u8]>) {
-        self.control.get_mut().write_all(&[line.as_ref(), b"\r\n"].concat()).unwrap();
-    }
-
-    fn ask(&mut self, line: impl AsRef<[u8]>, code: u16) -> String {
-        self.say(line.as_ref());
-        let (said, text) = self.hear();
-        assert_eq!(said, code, "{}: {text}", String::from_utf8_lossy(line.as_ref()));
-        text
-    }
-
-    fn passive(&mut self) -> TcpStream {
-        let reply = self.ask("EPSV", 229);
-        let port = reply.split("|||").nth(1).unwrap().split('|').next().unwrap();
-        TcpStream::connect(("127.0.0.1", port.parse::<u16>().unwrap())).unwrap()
-    }
-
-    /// The final reply to an upload.
-    fn store(&mut self, line: impl AsRef<[u8]>, content: &[u8]) -> (u16, String) {
-        let mut data = self.passive();
-        self.say(line);
-        let (code, text) = self.hear();
-        if code != 150 {
-            return (code, text);
-        }
-        // The server may close before it has everything.
-        data.write_all(content).ok();
-        drop(data);
-        self.hear()
-    }
-
-    fn fetch(&mut self, line: impl AsRef<[u8]>) -> Vec<u8> {
-        let mut data = self.passive();
-        self.ask(line, 150);
-        let mut content = Vec::new();
-        data.read_to_end(&mut content).unwrap();
-        assert_eq!(self.hear().0, 226);
-        content
-    }
-
-    fn names(&mut self) -> Vec<String> {
-        let mut names: Vec<String> =
-            String::from_utf8(self.fetch("NLST")).unwrap().lines().map(str::to_owned).collect();
-        names.sort_unstable();
-        names
-    }
-}
 
 /// Whose broken uploads are aborted at once; what may go on has tests of its own.
 fn one_user() -> (Emulator, Gateway) {

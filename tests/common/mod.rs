@@ -19,11 +19,13 @@
 )]
 
 mod emulator;
+mod ftp_client;
 mod gateway;
 mod guards;
 mod raw_client;
 
 pub use emulator::{BUCKET, Emulator, ObjectSeen, UploadSeen};
+pub use ftp_client::FtpClient;
 pub use gateway::{Gateway, SECRET_ID, SECRET_KEY, Setup};
 pub use guards::{
     Process, TempTree, Watchdog, children_of, eventually, is_alive, mounts_below, pause, require, run, shell,
