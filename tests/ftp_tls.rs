@@ -59,11 +59,16 @@ struct Secured {
 
 impl Secured {
     fn start(lines: &[&str]) -> Self {
+        Self::start_for("", lines)
+    }
+
+    /// `account` are further keys of the account.
+    fn start_for(account: &str, lines: &[&str]) -> Self {
         let (emulator, tree) = (Emulator::start(), TempTree::new());
         let certificate = make_certificate(tree.path());
         let key = tree.path().join("key.pem");
         let setup = Setup::new(&emulator)
-            .account("user0", "")
+            .account("user0", account)
             .network(&format!("tls_cert = {}", certificate.display()))
             .network(&format!("tls_key = {}", key.display()));
         let gateway = lines.iter().fold(setup, |setup, line| setup.network(line)).serve();
@@ -279,10 +284,9 @@ assert ftp.getresp().startswith("226 ")
 #[test]
 fn nothing_is_sent_to_a_client_that_uploads_without_reading() {
     let _watchdog = Watchdog::bark_after(120);
-    for lines in [&[][..], &["tls_session_reuse = required"]] {
-        let mut front = Secured::start(lines);
-        let (is_done, said) = front.python(
-            r#"
+    let mut front = Secured::start(&[]);
+    let (is_done, said) = front.python(
+        r#"
 import select
 content = bytes(range(251)) * 12000
 for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
@@ -298,9 +302,36 @@ for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
         assert ftp.size("f") == len(content)
     ftp.quit()
 "#,
-        );
-        assert!(is_done, "{lines:?}: {said}");
-    }
+    );
+    assert!(is_done, "{said}");
+}
+
+/// > An upload that is refused half-way (quota, store) is listened to for a moment, so that the client reads why.
+#[test]
+fn clients_read_over_tls_too_why_an_upload_was_refused() {
+    let _watchdog = Watchdog::bark_after(120);
+    require("curl");
+    let mut front = Secured::start_for("quota = 1M", &[]);
+    let (is_done, said) = front.python(
+        r#"
+for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+    ftp = session(ftplib.FTP_TLS, version)
+    for turn in range(3):
+        try:
+            sys.exit(ftp.storbinary("STOR f", io.BytesIO(bytes(7000000))))
+        except ftplib.error_perm as refusal:
+            assert str(refusal).startswith("552 "), refusal
+    ftp.quit()
+"#,
+    );
+    assert!(is_done, "{said}");
+    let file = front.file("up.bin", 7_000_000);
+    let (file, certificate, port) = (file.display(), front.certificate.display(), front.gateway.ftp_port());
+    let (is_done, said) = shell(&format!(
+        "curl -sSv --ssl-reqd --cacert {certificate} -T {file} ftp://user0:user0-password@localhost:{port}/f; test $? = 70"
+    ));
+    assert!(is_done && said.contains("< 552 /f: "), "{said}");
+    assert!(front.emulator.keys().is_empty());
 }
 
 /// > A client that is killed in the middle of an upload over TLS publishes nothing.

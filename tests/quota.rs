@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use common::{BUCKET, Emulator, Gateway, Setup, Watchdog, eventually, pause, shell};
+use common::{BUCKET, Emulator, Gateway, Setup, Watchdog, eventually, pause, require, shell};
 use cosgate::{
     config::QuotaConfig,
     cos::{Fault, MemoryStore, Operation, Reason, Rule},
@@ -239,6 +239,54 @@ fn parallel_uploads_do_not_pass_the_quota() {
     assert!(!put(port, "old", 9 << 20, 1 << 20));
     assert_eq!(fs::read(home.join("old")).unwrap(), [7; 1 << 20]);
     assert!(emulator.uploads().is_empty() || eventually(10, || emulator.uploads().is_empty()));
+}
+
+/// > An upload that is refused half-way (quota, store) is listened to for a moment, so that the client reads why.
+#[test]
+fn clients_read_why_an_upload_was_refused() {
+    let _watchdog = Watchdog::bark_after(120);
+    ["curl", "lftp", "python3"].into_iter().for_each(require);
+    let (emulator, mut gateway) = served("quota = 2M");
+    assert!(put(gateway.ftp_port(), "old", 1 << 20, 1 << 20));
+    let file = gateway.home("user0").join("../big").display().to_string();
+    assert!(shell(&format!("head -c 8M /dev/zero > {file}")).0);
+    let url = format!("ftp://user0:user0-password@127.0.0.1:{}", gateway.ftp_port());
+    for turn in 0..5 {
+        // 70: no room on the server (curl's CURLE_REMOTE_DISK_FULL).
+        let (ok, said) = shell(&format!("curl -sSv -T {file} {url}/old; test $? = 70"));
+        assert!(ok && said.contains("< 552 /old: "), "turn {turn}: {said}");
+        let (ok, said) = shell(&format!(
+            "lftp --norc -c 'set net:max-retries 1; set ftp:ssl-allow no; open {url}; put {file} -o old'"
+        ));
+        assert!(!ok && said.contains("552 /old: "), "turn {turn}: {said}");
+        let (ok, said) = shell(&format!(
+            "python3 -c \"import ftplib
+ftp = ftplib.FTP()
+ftp.connect('127.0.0.1', {})
+ftp.login('user0', 'user0-password')
+try:
+    ftp.storbinary('STOR old', open('{file}', 'rb'))
+    raise SystemExit('stored')
+except ftplib.error_perm as refusal:
+    assert str(refusal).startswith('552 /old: '), refusal
+assert ftp.size('old') == 1 << 20
+ftp.quit()\"",
+            gateway.ftp_port()
+        ));
+        assert!(ok, "turn {turn}: {said}");
+    }
+    assert_eq!(emulator.objects(BUCKET)[0].bytes, 1 << 20);
+    // What comes after the moment is reset: nobody keeps the server busy with what it has refused.
+    let mut client = Client::log_in(gateway.ftp_port(), "user0");
+    let passive = client.ask("EPSV");
+    let data_port: u16 = passive.split("|||").nth(1).unwrap().split('|').next().unwrap().parse().unwrap();
+    let mut data = TcpStream::connect(("127.0.0.1", data_port)).unwrap();
+    assert!(client.ask("STOR new").starts_with("150"));
+    data.write_all(&[0; 3 << 20]).unwrap();
+    assert!(client.ask("").starts_with("552 "));
+    assert!(client.ask("NOOP").starts_with("200 "));
+    assert!(eventually(20, || data.write_all(&[0; 1024]).is_err()));
+    assert_eq!(emulator.keys(), ["old"]);
 }
 
 fn served(lines: &str) -> (Emulator, Gateway) {

@@ -25,6 +25,13 @@ pub(super) const DIAL_TIME: Duration = Duration::from_secs(15);
 /// How long a client that has begun TLS before it has read 150 may take for it before it is told 150.
 const EARLY_TIME: Duration = Duration::from_secs(1);
 
+/// How long a refused upload is still listened to.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+/// How much of it, at most. A client that has sent all of its file reads why it was refused.
+const DRAIN_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Thrown away at once; others have their turn in between.
+const DRAIN_STEP_BYTES: usize = 16 * 1024;
+
 /// Bytes from and to the client.
 #[derive(Debug)]
 pub(super) struct DataConnection {
@@ -243,6 +250,38 @@ impl DataConnection {
         // Bytes that nobody asked for, left unread, would turn the close into a reset that cuts the tail.
         let mut stray = [0; 512];
         while matches!(recv_now(&stream, &mut stray), Ok(bytes) if bytes > 0) {}
+    }
+
+    /// The end of an upload that is refused while the client sends: what still comes is thrown away for a moment, because many
+    /// clients (curl, Python's ftplib) look for a reply only when they have sent everything, and a reset hides it from them.
+    /// [`DRAIN_TIME_MAX`] and [`DRAIN_BYTES_MAX`] bound it; then it is reset.
+    pub(super) async fn drain(mut self) {
+        match tokio::time::timeout(DRAIN_TIME_MAX, self.pass_over()).await {
+            Ok(Ok(true)) => self.finish(),
+            Ok(Ok(false) | Err(_)) | Err(_) => self.reset(),
+        }
+    }
+
+    /// Whether the client has come to its end within [`DRAIN_BYTES_MAX`].
+    async fn pass_over(&mut self) -> io::Result<bool> {
+        let mut room = vec![0; DRAIN_STEP_BYTES];
+        let mut left = DRAIN_BYTES_MAX;
+        loop {
+            let mut lent = self.lend()?;
+            let came = lent.recv_now(&mut room);
+            self.take_back(lent);
+            match came {
+                Ok(0) => return Ok(true),
+                Ok(bytes) if bytes >= left => return Ok(false),
+                Ok(bytes) => {
+                    left -= bytes;
+                    tokio::task::yield_now().await;
+                }
+                Err(Errno::AGAIN) => self.readable().await?,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// The end of what broke: a RST, which nobody takes for a complete file.

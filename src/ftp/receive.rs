@@ -107,7 +107,7 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
         Err(error) => Err(Broken::of_mount(&error, deed)),
         Ok((root, file)) => {
             let (file, meter) = (Arc::new(file), meter.clone());
-            let upload = Upload { root, file, start, deed, means, throttle, meter };
+            let upload = Upload { root, file, start, deed, means: means.clone(), throttle, meter };
             let end = match begin(&mut data, &mut announcer, &mut interrupt).await {
                 Ok(()) => upload.fill(&mut data, conversion.map(Intake::new), &mut interrupt).await,
                 broken => broken,
@@ -129,12 +129,22 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
             end
         }
     };
-    announcer.end(data, end.is_ok());
     let heard = match &end {
         Ok(()) => Ok(meter.bytes()),
         Err(Broken::Mount(errno, _)) => Err(*errno),
         Err(_) => Err(Errno::IO),
     };
+    // The client may be sending still, and is to read the reply.
+    let is_refused = announcer.has_announced() && matches!(end, Err(Broken::Mount(..) | Broken::Garbled(_)));
+    let place = is_refused.then(|| means.drains.clone().try_acquire_owned().ok()).flatten();
+    if let Some(place) = place {
+        tokio::spawn(async move {
+            data.drain().await;
+            drop(place);
+        });
+    } else {
+        announcer.end(data, end.is_ok());
+    }
     let end = end.map(|()| Complete::Stored);
     drop(outcome.send(Outcome { bytes: meter.bytes(), end }));
     heard

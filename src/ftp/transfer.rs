@@ -89,6 +89,8 @@ pub(super) struct Means {
     pub(super) deflates: Arc<Semaphore>,
     /// Checksums that are being computed.
     pub(super) checksums: Semaphore,
+    /// Refused uploads that are listened to for a moment more.
+    pub(super) drains: Arc<Semaphore>,
 }
 
 impl Means {
@@ -101,6 +103,7 @@ impl Means {
             reads: Semaphore::new(BLOCKING_WAITS_MAX),
             deflates: Arc::new(Semaphore::new(DEFLATES_MAX)),
             checksums: Semaphore::new(CHECKSUMS_MAX),
+            drains: Arc::new(Semaphore::new(DRAINS_MAX)),
         };
         means.set_stall(stall);
         means
@@ -124,6 +127,8 @@ const STEPS_MAX: usize = 64;
 const DEFLATES_MAX: usize = 100;
 /// They are a matter of processors; transfers want some too.
 const CHECKSUMS_MAX: usize = 8;
+/// Each has a socket and 16 KiB for a second; what comes beyond them is reset.
+const DRAINS_MAX: usize = 64;
 /// A tokio runtime has 512 threads for blocking steps unless told otherwise.
 const BLOCKING_WAITS_MAX: usize = 192;
 
@@ -148,10 +153,14 @@ impl Announcer {
         self.0.take().and_then(|desk| desk.send(file).ok());
     }
 
+    pub(super) fn has_announced(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Ends the data connection as the client has to understand it: a clean end means whole, or that
     /// nothing was ever begun.
     pub(super) fn end(&self, data: DataConnection, is_whole: bool) {
-        if is_whole || self.0.is_some() { data.finish() } else { data.reset() }
+        if is_whole || !self.has_announced() { data.finish() } else { data.reset() }
     }
 }
 
