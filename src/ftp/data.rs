@@ -111,27 +111,30 @@ impl DataConnection {
     /// A client that uploads need not read, and what it has not read turns its close into a reset, which takes along what
     /// it has not sent yet: Go's clients lose the end of each file to the tickets of TLS 1.3. So there are none.
     ///
-    /// But where a session must be resumed, clients that use each ticket once, as curl does, need one of this connection for the
-    /// next. They can be sure of it where they begin TLS before they have read 150, as curl does too: then 150 is said behind
+    /// But where a session must be resumed, clients that use each ticket once, as curl and rustls do, need those of this connection
+    /// for the next. They can be sure of them where they begin TLS before they have read 150, as curl does: then 150 is said behind
     /// the tickets. Whoever begins TLS behind 150 is not waited for.
     ///
     /// # Errors
     /// [`NotSecured`].
     pub(super) async fn secure_upload(&mut self, announce: impl FnOnce()) -> Result<(), NotSecured> {
-        if self.must_resume_and_has_begun() {
+        if !matches!(&self.protection, Protection::Expected { tls, .. } if tls.must_resume) {
+            announce();
+            return self.shake_hands(TicketsSent::None).await;
+        }
+        if self.has_begun() {
             // What has been done of it when the time is over is not lost.
-            tokio::time::timeout(EARLY_TIME, self.shake_hands(TicketsSent::Usual)).await.unwrap_or(Ok(()))?;
+            tokio::time::timeout(EARLY_TIME, self.secure()).await.unwrap_or(Ok(()))?;
         }
         announce();
-        self.shake_hands(TicketsSent::None).await
+        self.secure().await
     }
 
-    fn must_resume_and_has_begun(&self) -> bool {
-        let (Wire::Watched(stream), Protection::Expected { tls, .. }) = (&self.wire, &self.protection) else {
-            return false;
-        };
+    /// Whether something has come already.
+    fn has_begun(&self) -> bool {
+        let Wire::Watched(stream) = &self.wire else { return false };
         let first = rustix::net::recv(stream, &mut [0; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK);
-        tls.must_resume && first.is_ok_and(|(bytes, _)| bytes > 0)
+        first.is_ok_and(|(bytes, _)| bytes > 0)
     }
 
     /// Where it is dropped, the next call goes on with it.
