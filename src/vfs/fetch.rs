@@ -1,7 +1,7 @@
 //! One range of an object, on its way into memory or there.
 //!
-//! A task asks for the range and copies what arrives, once, into pieces of at most 1 MiB that end where the
-//! object's MiB end; readers are given slices of them, also while the rest is still coming. A body that breaks
+//! A task asks for the range and copies what arrives, once, into pieces of the budget's memory that end where
+//! the object's MiB end, if not before; readers are given slices of them, also while the rest is still coming. A body that breaks
 //! off is asked for again from where it stopped, and only of the same version.
 
 use std::{
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::{runtime::Handle as Runtime, sync::watch, task::AbortHandle};
 use tracing::debug;
 
-use super::{Room, VfsError, VfsResult};
+use super::{Budget, Room, VfsError, VfsResult, budget::Piece};
 use crate::cos::{ByteRange, CosError, CosResult, Crc64, ETag, Key, ObjectBody, ObjectStore, Reason};
 
 /// Longest contiguous piece: what the kernel reads at most at a time.
@@ -63,6 +63,7 @@ pub(super) struct Fetch {
 }
 
 struct Inside {
+    budget: Arc<Budget>,
     first: u64,
     end: u64,
     arrived: Mutex<Arrived>,
@@ -72,7 +73,7 @@ struct Inside {
 
 struct Arrived {
     pieces: Vec<Bytes>,
-    filling: BytesMut,
+    filling: Option<Piece>,
     /// Where in the object what has arrived ends.
     upto: u64,
     checksum: Digest,
@@ -103,13 +104,18 @@ impl Fetch {
     ) -> Arc<Self> {
         let arrived = Arrived {
             pieces: Vec::new(),
-            filling: BytesMut::new(),
+            filling: None,
             upto: first,
             checksum: Digest::new(CrcAlgorithm::Crc64Xz),
             outcome: None,
         };
-        let inside =
-            Arc::new(Inside { first, end, arrived: Mutex::new(arrived), news: watch::channel(()).0 });
+        let inside = Arc::new(Inside {
+            budget: room.budget().clone(),
+            first,
+            end,
+            arrived: Mutex::new(arrived),
+            news: watch::channel(()).0,
+        });
         let task = runtime.spawn(run(inside.clone(), source, body));
         let used = Mutex::new(Instant::now());
         Arc::new(Self { first, end, used, inside, abort: task.abort_handle(), _room: room })
@@ -199,15 +205,15 @@ impl Inside {
         while !chunk.is_empty() {
             let piece_end = (arrived.upto / PIECE_BYTES + 1) * PIECE_BYTES;
             let missing = usize::try_from(piece_end.min(self.end) - arrived.upto).unwrap_or(usize::MAX);
-            if arrived.filling.is_empty() {
-                arrived.filling.reserve(missing);
-            }
+            let mut filling = arrived.filling.take().unwrap_or_else(|| self.budget.piece(missing));
+            let missing = missing.min(filling.room());
             let (now, later) = chunk.split_at(chunk.len().min(missing));
-            arrived.filling.extend_from_slice(now);
+            filling.put(now);
             arrived.upto += now.len() as u64;
             if now.len() == missing {
-                let piece = std::mem::take(&mut arrived.filling).freeze();
-                arrived.pieces.push(piece);
+                arrived.pieces.push(Bytes::from_owner(filling));
+            } else {
+                arrived.filling = Some(filling);
             }
             chunk = later;
         }
@@ -225,15 +231,15 @@ impl Inside {
         let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
         let mut start = self.first;
         let mut parts = Vec::new();
-        let pieces = arrived.pieces.iter().map(Ok).chain(std::iter::once(Err(&arrived.filling)));
+        let pieces = arrived.pieces.iter().map(Ok).chain(arrived.filling.iter().map(Err));
         for piece in pieces {
-            let length = piece.map_or_else(|filling| filling.len(), Bytes::len) as u64;
+            let length = piece.map_or_else(Piece::len, Bytes::len) as u64;
             let (low, high) = (from.max(start), to.min(start + length));
             if low < high {
                 let range = place(low - start)..place(high - start);
                 parts.push(match piece {
                     Ok(piece) => piece.slice(range),
-                    Err(filling) => Bytes::copy_from_slice(&filling[range]),
+                    Err(filling) => Bytes::copy_from_slice(&filling.as_ref()[range]),
                 });
             }
             start += length;

@@ -390,7 +390,7 @@ impl Shared {
         let mut counted = self.counted.lock();
         if counted.as_ref().map_or(0, Room::bytes) != bytes {
             *counted = None;
-            *counted = (bytes > 0).then(|| self.writers.budget().take_anyway(bytes));
+            *counted = (bytes > 0).then(|| self.writers.budget().count_anyway(bytes));
         }
     }
 

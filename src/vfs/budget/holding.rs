@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use super::{BLOCK, Budget, blocks_of};
+use super::{BLOCK, Budget, blocks_of, slabs::Memory};
 
 /// Blocks set aside for one holder; given back when dropped.
 #[derive(Debug)]
@@ -26,10 +26,11 @@ pub(in crate::vfs) struct Seat {
 /// Who holds a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// Turns it into [`Block`]s, which the free list feeds.
+    /// Turns it into [`Block`]s.
     Writer,
-    /// Keeps bytes that came over HTTP.
+    /// Has [`Piece`]s in it.
     Reader,
+    /// Has memory of its own.
     Other,
 }
 
@@ -50,8 +51,17 @@ pub(in crate::vfs) struct Transit {
 
 /// 64 KiB of memory, filled from its beginning.
 pub(in crate::vfs) struct Block {
-    pub(super) bytes: Vec<u8>,
-    pub(super) budget: Arc<Budget>,
+    piece: Piece,
+}
+
+/// Memory, filled from its beginning, that is counted elsewhere: in a room, or as a block.
+pub(in crate::vfs) struct Piece {
+    /// There until it is dropped.
+    memory: Option<Memory>,
+    filled: usize,
+    /// Blocks that are given back with it.
+    counted: usize,
+    budget: Arc<Budget>,
 }
 
 /// Keeps a reclaimer registered.
@@ -62,6 +72,10 @@ pub struct Reclaimer {
 }
 
 impl Room {
+    pub(in crate::vfs) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// Bytes set aside.
     pub fn bytes(&self) -> u64 {
         (self.blocks * BLOCK) as u64
@@ -104,9 +118,8 @@ impl Room {
     /// Turns one of the blocks set aside into memory.
     pub(in crate::vfs) fn block(&mut self) -> Option<Block> {
         self.blocks = self.blocks.checked_sub(1)?;
-        let recycled = self.budget.state.lock().free.pop();
-        let bytes = recycled.unwrap_or_else(|| Vec::with_capacity(BLOCK));
-        Some(Block { bytes, budget: Arc::clone(&self.budget) })
+        let memory = self.budget.state.lock().slabs.block();
+        Some(Block { piece: Piece::new(memory, 1, Arc::clone(&self.budget)) })
     }
 }
 
@@ -132,37 +145,69 @@ impl Drop for Seat {
 impl Block {
     /// Bytes that still fit.
     pub(in crate::vfs) fn room(&self) -> usize {
-        BLOCK - self.bytes.len()
+        self.piece.room()
     }
 
     /// Copies `bytes`, which must fit, behind those already there.
     pub(in crate::vfs) fn put(&mut self, bytes: &[u8]) {
-        debug_assert!(bytes.len() <= self.room());
-        self.bytes.extend_from_slice(bytes);
+        self.piece.put(bytes);
     }
 
     /// Makes it a full block, zeros behind what is there already.
     pub(in crate::vfs) fn widen(&mut self) {
-        self.bytes.resize(BLOCK, 0);
+        let filled = std::mem::replace(&mut self.piece.filled, BLOCK);
+        self.bytes_mut()[filled..].fill(0);
     }
 
     /// What is there, to be changed in place.
     pub(in crate::vfs) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        let filled = self.piece.filled;
+        &mut self.piece.memory_mut()[..filled]
     }
 }
 
 impl AsRef<[u8]> for Block {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.piece.as_ref()
     }
 }
 
-impl Drop for Block {
+impl Piece {
+    pub(super) fn new(memory: Memory, counted: usize, budget: Arc<Budget>) -> Self {
+        Self { memory: Some(memory), filled: 0, counted, budget }
+    }
+
+    /// Bytes in it.
+    pub(in crate::vfs) fn len(&self) -> usize {
+        self.filled
+    }
+
+    /// Bytes that still fit.
+    pub(in crate::vfs) fn room(&self) -> usize {
+        self.memory.as_ref().map_or(0, |memory| memory.bytes().len()) - self.filled
+    }
+
+    /// Copies `bytes`, which must fit, behind those already there.
+    pub(in crate::vfs) fn put(&mut self, bytes: &[u8]) {
+        let end = self.filled + bytes.len();
+        let filled = std::mem::replace(&mut self.filled, end);
+        self.memory_mut()[filled..end].copy_from_slice(bytes);
+    }
+
+    fn memory_mut(&mut self) -> &mut [u8] {
+        self.memory.as_mut().map(Memory::bytes_mut).unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.memory.as_ref().map(|memory| &memory.bytes()[..self.filled]).unwrap_or_default()
+    }
+}
+
+impl Drop for Piece {
     fn drop(&mut self) {
-        let mut memory = std::mem::take(&mut self.bytes);
-        memory.clear();
-        self.budget.give_back(1, Holder::Writer, Some(memory));
+        self.budget.give_back(self.counted, Holder::Writer, self.memory.take());
     }
 }
 
@@ -195,6 +240,12 @@ impl Drop for Reclaimer {
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("bytes", &self.bytes.len()).finish_non_exhaustive()
+        f.debug_struct("Block").field("bytes", &self.piece.filled).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Piece").field("bytes", &self.filled).finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
 //! The one memory budget: 64 KiB blocks, who waits, who yields, who may always grow.
 //!
 //! ```text
-//! writers ── try_take, wait ──┐                    ┌── free list: memory given back, kept warm
+//! writers ── try_take, wait ──┐                    ┌── slabs: the memory, kept warm
 //! readers ── try_take, take ──┼──> used <= total ──┤
 //! tables ─── take_anyway ─────┘   (+ SLACK_BLOCKS) └── waiters: under way, then fresh, then readers
 //! ```
@@ -22,12 +22,13 @@
 //!   budget, and it is bounded by [`SLACK_BLOCKS`].
 //!
 //! A [`Block`] is counted from its first byte until the last request that carries it has let go of it,
-//! whoever holds it: it comes back when it is dropped, through the free list, because touching fresh memory
-//! is dear. Used and free blocks together never exceed the total.
+//! whoever holds it. The memory itself is that of [`Slabs`], which go from hand to hand and never exceed the
+//! total by more than what is in the middle of being handed over.
 //!
 //! Lock order: the lock in here is a leaf. Nothing is called under it; waiters are woken through channels.
 
 mod holding;
+mod slabs;
 
 use std::{
     cmp::Reverse,
@@ -44,8 +45,9 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{config::BLOCK_BYTES, cos::PART_BYTES_MIN};
 use holding::Holder;
-pub(super) use holding::{Block, Right, Seat, Transit};
+pub(super) use holding::{Block, Piece, Right, Seat, Transit};
 pub use holding::{Reclaimer, Room};
+use slabs::{Memory, Slabs};
 
 /// Bytes of a block.
 pub(super) const BLOCK: usize = 64 << 10;
@@ -85,7 +87,9 @@ struct State {
     used_most: usize,
     /// Parts begun and not yet sendable.
     seats: usize,
-    free: Vec<Vec<u8>>,
+    /// Of memory that is not in slabs.
+    used_elsewhere: usize,
+    slabs: Slabs,
     under_way: VecDeque<Waiter>,
     fresh: VecDeque<Waiter>,
     readers: VecDeque<Waiter>,
@@ -181,9 +185,23 @@ impl Budget {
         ticket.granted().await.room
     }
 
-    /// Counts memory that is there already or cannot wait (tables, one minimal read), beyond the budget if need be.
+    /// Memory for a reader who cannot wait: one minimal read, beyond the budget if need be.
     pub fn take_anyway(self: &Arc<Self>, bytes: u64) -> Room {
+        self.room(&mut self.state.lock(), blocks_of(bytes), Holder::Reader)
+    }
+
+    /// Counts memory that is there already (tables), beyond the budget if need be.
+    pub fn count_anyway(self: &Arc<Self>, bytes: u64) -> Room {
         self.room(&mut self.state.lock(), blocks_of(bytes), Holder::Other)
+    }
+
+    /// Memory for bytes that are read, of a room that was taken for them: `bytes` in one run, or less where only
+    /// less is left in one run.
+    pub(super) fn piece(self: &Arc<Self>, bytes: usize) -> Piece {
+        let mut state = self.state.lock();
+        let slabs_max = self.slabs_max(&state);
+        let memory = state.slabs.run(bytes.div_ceil(BLOCK), slabs_max);
+        Piece::new(memory, 0, Arc::clone(self))
     }
 
     /// Has `reclaim` called, with the number of bytes wanted, whenever a writer waits: it gives back what is
@@ -308,14 +326,22 @@ impl Budget {
     fn room(self: &Arc<Self>, state: &mut State, blocks: usize, holder: Holder) -> Room {
         state.used += blocks;
         state.used_most = state.used_most.max(state.used);
-        if holder == Holder::Reader {
-            state.used_by_readers += blocks;
-        }
-        if holder != Holder::Writer {
-            // Memory from elsewhere: what is kept warm makes way for it.
-            state.free.truncate(self.total.saturating_sub(state.used));
+        match holder {
+            Holder::Writer => {}
+            Holder::Reader => state.used_by_readers += blocks,
+            Holder::Other => {
+                state.used_elsewhere += blocks;
+                // What is kept warm makes way for it.
+                let slabs_max = self.slabs_max(state);
+                state.slabs.shrink(slabs_max);
+            }
         }
         Room { budget: Arc::clone(self), blocks, holder, seated: false }
+    }
+
+    /// Slabs that there is room for.
+    fn slabs_max(&self, state: &State) -> usize {
+        self.total.saturating_sub(state.used_elsewhere) / SENDABLE_BLOCKS
     }
 
     /// Gives what there is to those who wait, in their order.
@@ -339,13 +365,13 @@ impl Budget {
         }
     }
 
-    fn give_back(self: &Arc<Self>, blocks: usize, holder: Holder, memory: Option<Vec<u8>>) {
+    /// `blocks` that were counted, and the memory of as many or fewer.
+    fn give_back(self: &Arc<Self>, blocks: usize, holder: Holder, memory: Option<Memory>) {
         let mut state = self.state.lock();
         state.count_back(blocks, holder);
-        if let Some(memory) = memory
-            && state.used + state.free.len() < self.total
-        {
-            state.free.push(memory);
+        if let Some(memory) = memory {
+            let slabs_max = self.slabs_max(&state);
+            state.slabs.give_back(memory, slabs_max);
         }
         if !state.is_quiet() {
             self.serve(&mut state);
@@ -421,8 +447,10 @@ impl State {
 
     fn count_back(&mut self, blocks: usize, holder: Holder) {
         self.used -= blocks;
-        if holder == Holder::Reader {
-            self.used_by_readers -= blocks;
+        match holder {
+            Holder::Writer => {}
+            Holder::Reader => self.used_by_readers -= blocks,
+            Holder::Other => self.used_elsewhere -= blocks,
         }
     }
 }
@@ -461,7 +489,7 @@ impl fmt::Debug for Budget {
         f.debug_struct("Budget")
             .field("blocks", &self.total)
             .field("used", &state.used)
-            .field("free", &state.free.len())
+            .field("slabs", &state.slabs)
             .field("waiting", &state.writers_waiting().count())
             .field("seats", &state.seats)
             .field("rights", &state.rights.len())
