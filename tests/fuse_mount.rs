@@ -580,3 +580,15 @@ fn a_mount_that_somebody_takes_away_is_told_of() {
     assert!(gateway.stop(10).expect("it stops").success());
     assert_eq!(gateway.mounts(), []);
 }
+
+/// The next gateway, perhaps, that was started while this one came to its end.
+#[test]
+fn what_others_mount_in_its_place_is_left_alone() {
+    let _watchdog = Watchdog::bark_after(120);
+    let (_emulator, mut gateway, home) = one_home();
+    let (ok, said) = shell(&format!("umount {0} && mount -t tmpfs somebody {0}", home.display()));
+    assert!(ok, "{said}");
+    fs::write(home.join("f"), b"somebody's").expect("it is theirs");
+    assert!(gateway.stop(10).expect("it stops").success());
+    assert_eq!(fs::read(home.join("f")).expect("it is there still"), b"somebody's");
+}

@@ -47,6 +47,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at it. Also the time it has, once its mount is gone, to take its floor along.
 const PREDECESSOR_LOOK: Duration = Duration::from_millis(200);
+/// Between two looks whether the loops of a mount that is gone have ended.
+const END_LOOK: Duration = Duration::from_millis(1);
 /// FUSE loops of one session. More than cores lose; one would let a system call in it stop the mount.
 const LOOPS: usize = 2;
 /// Symbolic links followed on the way to a home, as the kernel's own limit.
@@ -171,21 +173,32 @@ impl FuseMount {
 
     fn take_away(&mut self) {
         let Some(session) = self.session.take() else { return };
-        match unmount(&self.path, UnmountFlags::empty()) {
-            Ok(()) => info!(path = %self.path.display(), "unmounted"),
-            Err(Errno::BUSY) => {
-                warn!(path = %self.path.display(), "somebody works in it: unmounted by force");
-                force(&self.path);
+        // One that somebody else has unmounted is not there any more, and what lies there now is not ours.
+        if !session.guard.is_finished() {
+            match unmount(&self.path, UnmountFlags::empty()) {
+                Ok(()) => info!(path = %self.path.display(), "unmounted"),
+                Err(Errno::BUSY) => {
+                    warn!(path = %self.path.display(), "somebody works in it: unmounted by force");
+                    force(&self.path);
+                }
+                // Somebody else has unmounted it.
+                Err(Errno::INVAL | Errno::NOENT) => {}
+                Err(error) => warn!(path = %self.path.display(), %error, "cannot be unmounted"),
             }
-            // Somebody else has unmounted it.
-            Err(Errno::INVAL | Errno::NOENT) => {}
-            Err(error) => warn!(path = %self.path.display(), %error, "cannot be unmounted"),
         }
-        // With the connection gone the loops end by themselves.
-        if let Err(error) = session.join() {
-            debug!(path = %self.path.display(), %error, "a FUSE loop ended with an error");
-        }
+        wait_for_end(session);
     }
+}
+
+/// With the connection gone the loops end by themselves. What fuser keeps of a session is given up and not
+/// dropped: its end unmounts by the path once more, whoever has mounted there by then, our successor perhaps.
+/// That costs a descriptor for each mount that goes while the process stays.
+fn wait_for_end(session: BackgroundSession) {
+    while !session.guard.is_finished() {
+        #[expect(clippy::disallowed_methods, reason = "unmounting blocks anyway, on a thread for it")]
+        thread::sleep(END_LOOK);
+    }
+    std::mem::forget(session);
 }
 
 impl Drop for FuseMount {
@@ -241,7 +254,8 @@ pub fn clear_dead(path: &Path) -> Result<bool, MountError> {
 /// Clears what is dead, and waits for what may be about to end.
 fn outlive_predecessor(path: &Path) -> Result<(), MountError> {
     let begun = Instant::now();
-    let mut has_waited = false;
+    // A predecessor that has just unmounted takes its floor away next.
+    let mut has_waited = mounted_on(path)?.iter().any(Mounted::is_floor);
     loop {
         match clear_dead(path) {
             Ok(_) if !has_waited => return Ok(()),
