@@ -25,6 +25,44 @@ fn read(path: &Path) -> String {
 
 /// > `xferlog` has one line for each upload and download, as wu-ftpd writes them, and `cosgate-access.log` one for each login, logout, transfer and change.
 #[test]
+fn every_command_that_changes_something_has_its_line() {
+    let _watchdog = Watchdog::bark_after(120);
+    let emulator = Emulator::start();
+    let mut gateway = Setup::new(&emulator).account("user0", "posix_metadata = true").serve();
+    fs::write(gateway.home("user0").join("f"), "abc").unwrap();
+    let changes = [
+        ("MKD d", "verb=MKD path=/d outcome=complete code=257"),
+        ("RMD d", "verb=RMD path=/d outcome=complete code=250"),
+        ("MFMT 20200101000000 f", "verb=MFMT path=/f outcome=complete code=213"),
+        ("MDTM 20210101000000 f", "verb=MDTM path=/f outcome=complete code=213"),
+        ("*MDTM 20210101000000 absent", "verb=MDTM path=/absent outcome=refused code=550"),
+        ("SITE CHMOD 600 f", "verb=\"SITE CHMOD\" path=/f outcome=complete code=200"),
+        ("SITE UTIME 20220101000000 f", "verb=\"SITE UTIME\" path=/f outcome=complete code=200"),
+        ("RNTO g", "verb=RNTO path=/f to=/g outcome=complete code=250"),
+        ("DELE g", "verb=DELE path=/g outcome=complete code=250"),
+        ("*DELE g", "verb=DELE path=/g outcome=refused code=550"),
+    ];
+    // What asks changes nothing, and has none.
+    let asks = ["MDTM f", "SIZE f", "SITE HELP"];
+    let mut words: Vec<&str> = asks.iter().flat_map(|line| ["-Q", line]).collect();
+    for (line, _) in &changes {
+        words.extend(if line.starts_with("RNTO") { &["-Q", "RNFR f"][..] } else { &[] });
+        words.extend(["-Q", line]);
+    }
+    words.extend(["-l", "-o", "/dev/null"]);
+    assert!(curl(&mut gateway, "user0", "user0-password", "", &words));
+    let access = gateway.tree().join("log/cosgate-access.log");
+    assert!(eventually(20, || read(&access).contains(" logout ")), "{}", read(&access));
+    let text = read(&access);
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains(" change ")).collect();
+    assert_eq!(lines.len(), changes.len(), "{text}");
+    for ((_, expected), line) in changes.iter().zip(lines) {
+        assert!(line.ends_with(expected), "{line}: {expected}");
+    }
+}
+
+/// > `xferlog` has one line for each upload and download, as wu-ftpd writes them, and `cosgate-access.log` one for each login, logout, transfer and change.
+#[test]
 fn every_login_transfer_and_change_has_its_line_and_no_password() {
     let _watchdog = Watchdog::bark_after(120);
     let emulator = Emulator::start();

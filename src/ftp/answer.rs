@@ -13,6 +13,7 @@ use super::{
     listing::{Lister, Look, fact_words, timestamp},
     options::Mode,
     path::ClientPath,
+    records::Change,
     reply::{Deed, Reply, errno_of, refusal},
     send::now,
     storage::Report,
@@ -270,7 +271,12 @@ impl FrontDesk {
         let found = self.looked_up("MDTM", &request.path).await;
         match (found, request.set) {
             (Ok(facts), _) => Reply::new(213, timestamp(facts.modified)),
-            (Err(_), Some((moment, path))) => self.set_modified(moment, path).await,
+            (Err(_), Some((moment, path))) => {
+                let change = Change::of_times("MDTM", &path);
+                let reply = self.set_modified(moment, path).await;
+                self.front.records.change(self.who(), &change, reply.code());
+                reply
+            }
             (Err(reply), None) => reply,
         }
     }

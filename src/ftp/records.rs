@@ -53,6 +53,11 @@ pub(super) struct Change {
 }
 
 impl Change {
+    /// Of MDTM, which shows only when the file is looked up whether it sets a time.
+    pub(super) fn of_times(verb: &'static str, path: &ClientPath) -> Self {
+        Self { verb, path: path.clone(), to: None }
+    }
+
     /// `None` for a command that changes nothing. `rename_from`: what RNFR has named.
     pub(super) fn of(command: &Command, rename_from: Option<&ClientPath>) -> Option<Self> {
         let change = |verb, path: &ClientPath| Some(Self { verb, path: path.clone(), to: None });
