@@ -19,6 +19,7 @@ use common::{
     BUCKET, Emulator, FtpClient as Client, Gateway, Setup, TempTree, Watchdog, eventually, pause, require,
     shell,
 };
+use md5::{Digest, Md5};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -459,6 +460,41 @@ fn a_slow_publish_holds_up_nobody_else_in_its_directory() {
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     assert_eq!(slow.hear().0, 226);
     assert_eq!(emulator.keys(), ["quick", "slow"]);
+}
+
+/// A checksum that has to be read may take minutes: the client is heard meanwhile.
+#[test]
+fn abor_ends_a_checksum_and_the_session_goes_on() {
+    let _watchdog = Watchdog::bark_after(180);
+    let (emulator, mut gateway) = one_user();
+    let mut client = Client::log_in(&mut gateway, "user0");
+    let large = content(40_000_000);
+    assert_eq!(client.store("STOR large", &large).0, 226);
+    assert_eq!(client.store("STOR small", b"123456789").0, 226);
+    emulator.pace(0, 1_000_000);
+    // More of them than may be computed at once: none may keep its place.
+    for turn in 0..4 {
+        for line in ["HASH large", "XMD5 large", "XSHA512 \"large\" 1000 39000000"] {
+            client.say(line);
+            pause(Duration::from_millis(100));
+            client.ask("STAT", 211);
+            let begun = Instant::now();
+            client.say("ABOR");
+            assert_eq!((client.hear().0, client.hear().0), (426, 226));
+            assert!(begun.elapsed() < Duration::from_secs(3), "turn {turn}: {line}: {:?}", begun.elapsed());
+            client.ask("NOOP", 200);
+        }
+    }
+    assert!(client.ask("XCRC small", 250).contains("CBF43926"));
+    assert_eq!(client.store("STOR after", b"abc").0, 226);
+    // What was said in one go is one after the other.
+    client.say("HASH large\r\nABOR\r\nNOOP");
+    for code in [426, 226, 200] {
+        assert_eq!(client.hear().0, code);
+    }
+    emulator.pace(0, 0);
+    let digits: String = Md5::digest(&large).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(client.ask("XMD5 large", 250).trim_end(), format!("250 {digits}"));
 }
 
 /// > While its mount is away a session answers 450 to every file command, and nothing lands on the local disk.
