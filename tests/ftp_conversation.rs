@@ -447,6 +447,9 @@ fn mode_z_deflates_and_a_broken_stream_leaves_nothing() {
     assert_eq!(inflated(client.fetch("NLST")), b"z\r\n");
     client.ask("MODE S", "200");
     assert!(client.fetch("RETR z") == content);
+    client.ask("CLNT lftp/4.9.2", "200");
+    client.ask("MODE Z", "504");
+    assert!(client.fetch("RETR z") == content);
 }
 
 /// > STOU stores under a name that nobody has, and tells it in both of its replies.

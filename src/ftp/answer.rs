@@ -11,7 +11,7 @@ use super::{
     desk::{FrontDesk, Login, NO_OFFSETS_IN_ASCII},
     home::{Facts, Kind, blocking},
     listing::{Lister, Look, fact_words, timestamp},
-    options::Mode,
+    options::{Mode, loses_in_deflate},
     path::ClientPath,
     records::Change,
     reply::{Deed, Reply, errno_of, refusal},
@@ -69,6 +69,7 @@ impl FrontDesk {
             Command::Noop => Reply::new(200, "Still here"),
             Command::Clnt(name) => {
                 debug!(peer = %self.peer, client = name, "client names itself");
+                self.loses_in_deflate = loses_in_deflate(&name);
                 Reply::new(200, "Noted")
             }
             Command::Opts(choice) => self.choose(choice),

@@ -72,6 +72,8 @@ pub(super) struct FrontDesk {
     pub(super) only_extended: bool,
     pub(super) is_ascii: bool,
     pub(super) mode: Mode,
+    /// The client has named itself as one that loses bytes in mode Z.
+    pub(super) loses_in_deflate: bool,
     pub(super) deflate_level: u32,
     /// What HASH computes.
     pub(super) algorithm: Algorithm,
@@ -141,6 +143,7 @@ impl FrontDesk {
             only_extended: false,
             is_ascii: false,
             mode: Mode::default(),
+            loses_in_deflate: false,
             deflate_level: LEVEL_USUAL,
             algorithm: Algorithm::default(),
             restart: 0,
