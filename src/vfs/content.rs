@@ -10,7 +10,7 @@
 //! that will not do the file becomes an edit, which all descriptors on the inode share. A gap that is skipped in
 //! order is written as zeros.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -349,8 +349,13 @@ impl OpenFile {
     }
 
     /// Begins a new file with `begin`, unless there is content by now: another descriptor's on the inode, or an
-    /// object.
-    pub(super) async fn begin_unless_there(&self, shared: &Shared, begin: impl FnOnce()) -> bool {
+    /// object that was put there since `asked`.
+    pub(super) async fn begin_unless_there(
+        &self,
+        shared: &Shared,
+        asked: Instant,
+        begin: impl FnOnce(),
+    ) -> bool {
         loop {
             let other = {
                 let deciding = shared.writing.decide();
@@ -358,7 +363,7 @@ impl OpenFile {
                     Found::Ordered(_) | Found::Edit(_) => return false,
                     Found::After(other) => other,
                     // Who has closed it meanwhile has shown its object before.
-                    Found::Nothing if shared.is_object(self.inode) => return false,
+                    Found::Nothing if shared.is_object(self.inode, &self.key, asked) => return false,
                     Found::Nothing => {
                         begin();
                         return true;

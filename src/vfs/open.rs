@@ -84,6 +84,8 @@ struct Place {
     /// Bytes of the object that has the name.
     stands: Option<u64>,
     share: Option<Share>,
+    /// When the name was looked up.
+    asked: Instant,
 }
 
 async fn place_to_create(
@@ -96,6 +98,7 @@ async fn place_to_create(
 ) -> VfsResult<Place> {
     let shared = &vfs.shared;
     loop {
+        let asked = Instant::now();
         let target = shared.target(parent, directory, name).await?;
         if how.exclusive {
             // One that was unlinked may be on its way into the bucket, to be taken back there.
@@ -112,7 +115,7 @@ async fn place_to_create(
         let stands = published.map(|target| target.facts.bytes);
         let share = if begins { shared.share(key, stands)? } else { None };
         if let Some(inode) = inode_to_create(shared, parent, name, target.as_ref(), begins)? {
-            return Ok(Place { inode, begins, stands, share });
+            return Ok(Place { inode, begins, stands, share, asked });
         }
     }
 }
@@ -124,7 +127,7 @@ async fn begin_created(shared: &Arc<Shared>, file: &OpenFile, place: Place) -> V
     }
     let begin = || file.begin(shared, place.share, file.how.exclusive);
     if !file.how.truncate {
-        return Ok(file.begin_unless_there(shared, begin).await);
+        return Ok(file.begin_unless_there(shared, place.asked, begin).await);
     }
     if file.join_edit(shared).is_some() {
         return file.truncate(shared, false).await.map(|()| false);

@@ -311,9 +311,18 @@ impl Shared {
         VfsError::from_cos(error, name)
     }
 
-    /// Whether an inode shows an object, as far as the table knows.
-    pub(super) fn is_object(&self, inode: InodeNo) -> bool {
-        self.inodes.lock().known(inode).is_some_and(|known| known.facts.etag.is_some())
+    /// Whether an inode shows an object; one that was put under its key since `asked` it is shown now.
+    pub(super) fn is_object(&self, inode: InodeNo, key: &Key, asked: Instant) -> bool {
+        let put = match self.overlay.lock().change(key.as_str(), Instant::now()) {
+            Some((Change::Put(facts), done)) if done >= asked => Some((facts.clone(), done)),
+            Some(_) | None => None,
+        };
+        let mut inodes = self.inodes.lock();
+        let is_object = inodes.known(inode).is_some_and(|known| known.facts.etag.is_some());
+        if let Some((facts, done)) = put.as_ref().filter(|_| !is_object) {
+            inodes.update(inode, facts, Some(*done));
+        }
+        is_object || put.is_some()
     }
 
     /// The size of the object that a name leads to, as far as the table knows.
