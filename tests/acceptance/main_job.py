@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from rig import COSGATE, MIB, ROOT, Rig, check, cpu, mounts_below, random_file, scenario, sha256, shell, state_d, status, timed, until
+from rig import COSGATE, MIB, ROOT, Rig, check, mounts_below, random_file, scenario, sha256, shell, state_d, status, timed, until
 
 
 def disk_use(rig):
@@ -152,27 +152,6 @@ def wire():
         seconds = time.monotonic() - begun
         requests = {name: r["count"] for name, r in rig.admin("GET", "/requests").items() if r["count"]}
         print(f"  200 x 100 KB: {200 / seconds:.1f} files/s, {200 / seconds * 0.02:.2f} per round trip; requests {requests}")
-
-
-@scenario
-def speed():
-    """1 GiB without latency: MB/s and CPU per GiB of front and mount."""
-    with Rig(emulator=["--fast-etag"]) as rig:
-        source = random_file(rig.dir / "big.payload", 1024 * MIB)
-        for name, words in (("STOR", ["-T", source, rig.url("big")]), ("RETR", ["-o", "/dev/null", rig.url("big")])):
-            for _ in range(3):
-                before = [cpu(rig.front), cpu(rig.mount), cpu(rig.store.pid)]
-                seconds = timed("curl", "-sS", *words)
-                used = [cpu(pid) - was for pid, was in zip((rig.front, rig.mount, rig.store.pid), before)]
-                print(f"  {name} {1024 * MIB / seconds / 1e6:.0f} MB/s; CPU s/GiB front {used[0]:.2f}, mount {used[1]:.2f}, store {used[2]:.2f}")
-        print(f"  peak RSS front {status(rig.front, 'VmHWM') // 1024}, mount {status(rig.mount, 'VmHWM') // 1024} MiB")
-        for _ in range(3):
-            before = cpu(rig.mount)
-            seconds = timed("cp", source, rig.home() / "copied")
-            print(f"  cp   {1024 * MIB / seconds / 1e6:.0f} MB/s; mount {cpu(rig.mount) - before:.2f} s/GiB", end="; ")
-            before = cpu(rig.mount)
-            seconds = timed("dd", f"if={rig.home()}/copied", "of=/dev/null", "bs=1M")
-            print(f"dd back {1024 * MIB / seconds / 1e6:.0f} MB/s; mount {cpu(rig.mount) - before:.2f} s/GiB")
 
 
 @scenario

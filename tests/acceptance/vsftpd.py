@@ -19,18 +19,20 @@ GUEST = "ftp"
 class Vsftpd:
     """vsftpd with its root above a home, for a guest who may write there: a root that he may write it refuses."""
 
-    def __init__(self, directory, home, certificate):
+    def __init__(self, directory, home, certificate=None):
         self.port = free_port()
         self.home = home.relative_to(directory)
         self.config = directory / "vsftpd.conf"
-        cert, key = certificate
+        tls = []
+        if certificate:
+            tls = ["ssl_enable=YES", "allow_anon_ssl=YES", "require_ssl_reuse=NO", "ssl_ciphers=HIGH",
+                   f"rsa_cert_file={certificate[0]}", f"rsa_private_key_file={certificate[1]}"]
         self.config.write_text("\n".join([
             "listen=YES", "background=NO", f"listen_port={self.port}", "listen_address=127.0.0.1",
             "anonymous_enable=YES", "no_anon_password=YES", f"anon_root={directory}", f"ftp_username={GUEST}",
             "write_enable=YES", "anon_upload_enable=YES", "anon_other_write_enable=YES", "anon_umask=022",
             "seccomp_sandbox=NO", "connect_from_port_20=NO", "pasv_address=127.0.0.1",
-            "xferlog_enable=NO", "secure_chroot_dir=/var/run/vsftpd/empty", "ssl_enable=YES", "allow_anon_ssl=YES",
-            "require_ssl_reuse=NO", "ssl_ciphers=HIGH", f"rsa_cert_file={cert}", f"rsa_private_key_file={key}",
+            "anon_world_readable_only=NO", "xferlog_enable=NO", "secure_chroot_dir=/var/run/vsftpd/empty", *tls,
         ]) + "\n")
         os.makedirs("/var/run/vsftpd/empty", exist_ok=True)
 
@@ -46,7 +48,10 @@ class Vsftpd:
 
     def __exit__(self, *_):
         self.process.terminate()
-        self.process.wait(10)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
 
     def url(self, path):
         return f"ftp://127.0.0.1:{self.port}/{self.home}/{path}"
