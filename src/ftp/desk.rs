@@ -325,7 +325,7 @@ impl FrontDesk {
     }
 
     /// RFC 959 section 4.1.1: all but the connection as if it were new. TLS, where there is some, stays:
-    /// going back to clear text (RFC 4217 section 12.3) is what an attacker would ask for.
+    /// going back to clear text (as RFC 4217 has it) is what an attacker would ask for.
     pub(super) fn reinitialize(&mut self) {
         self.log_out();
         self.names = Names::new(self.front.now().config.name_encoding);
