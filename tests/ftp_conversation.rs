@@ -379,6 +379,7 @@ fn times_and_modes_are_kept_or_refused() {
         assert!(plain.ask(line, "550").contains("posix_metadata"), "{line}");
     }
     let told = plain.ask("FEAT", "211-");
+    assert!(told.contains(" ALLO\r\n"), "lftp tells sizes only then: {told}");
     assert!(!told.contains("MFMT") && !told.contains("SITE CHMOD") && told.contains(" HASH SHA-256*;"));
     let mut kept = Client::log_in(&mut gateway, "kept");
     assert!(kept.ask("FEAT", "211-").contains(" MFMT\r\n"));

@@ -160,6 +160,21 @@ assert reply(ftp.size, name)[:3] == "550"
 assert reply(ftp.delete, name)[:3] == "550"
 "#,
     );
+    // A client that stops too early after it went on: ALLO tells the whole.
+    client(
+        port,
+        "too early",
+        r#"
+break_off(0, 6 << 20)
+ftp, at = login(), held()
+ftp.voidcmd(f"ALLO {len(body)}")
+assert reply(ftp.storbinary, "STOR " + name, io.BytesIO(body[at:at + 196608]), 8192, None, at)[:3] == "426"
+later = held()
+assert later >= at, (at, later)
+finish(later)
+assert login().delete(name)[:3] == "250"
+"#,
+    );
     client(
         port,
         "all but its reply",
