@@ -51,7 +51,7 @@ class Watch:
 
 
 def put(rig, file, name):
-    line = f"set net:max-retries 1; set net:timeout 10; set net:reconnect-interval-base 1; put -c {file} -o {name}; bye"
+    line = f"set ftp:use-allo yes; set net:max-retries 1; set net:timeout 10; set net:reconnect-interval-base 1; put -c {file} -o {name}; bye"
     return subprocess.Popen(["lftp", "-u", "user0,pass0", "-e", line, f"ftp://127.0.0.1:{rig.ftp_port}"],
                             stdin=subprocess.DEVNULL, stdout=rig.log, stderr=rig.log)
 
