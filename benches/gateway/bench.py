@@ -71,15 +71,14 @@ class Bench:
     # ---- what is sent
 
     def make_payloads(self):
-        """Parts of random bytes, and the files that they make one after the other."""
+        """Files of random bytes, and what the store says of them."""
         sizes = sorted({self.scale.big, self.scale.wire_big, self.scale.parallel})
         files = {size: open(self.source(size), "wb") for size in sizes}
         for at in range(sizes[-1] // PART_BYTES):
-            part = os.urandom(PART_BYTES)
-            self.part(at).write_bytes(part)
+            piece = os.urandom(PART_BYTES)
             for size, file in files.items():
                 if at < size // PART_BYTES:
-                    file.write(part)
+                    file.write(piece)
         for size, file in files.items():
             file.close()
             self.digests[size] = self.digest(self.source(size))
@@ -98,9 +97,6 @@ class Bench:
 
     def source(self, size):
         return self.memory / f"source-{size}"
-
-    def part(self, at):
-        return self.memory / f"part-{at}"
 
     def small(self):
         return self.memory / "small"

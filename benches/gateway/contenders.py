@@ -274,7 +274,7 @@ class CosFtpServer(Contender):
 
 
 class Bare(Contender):
-    """Ceiling: curl with presigned URLs, parts and ranges of 8 MiB over 4 connections. No gateway at all."""
+    """Ceiling: a client with presigned URLs, parts and ranges of 8 MiB over 4 connections. No gateway at all."""
 
     name = "bare HTTP client"
     is_peer = False

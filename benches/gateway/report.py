@@ -171,7 +171,8 @@ class Report:
             f"(bucket `{BUCKET}`). The large file has {scale.big // mib} MiB ({scale.wire_big // mib} MiB with latency), the parallel ones "
             f"{scale.parallel // mib} MiB each; {scale.small} small files ({scale.wire_small}) of 100 KB, a quarter of that for each of 16 "
             f"sessions; directories of {scale.names} names, new in each round; {scale.reads} random reads ({scale.wire_reads}). FTP is "
-            "spoken by curl, which also is the bare client: 8 MiB parts and ranges, 4 connections kept alive. Every upload is compared "
+            "spoken by `benches/gateway/client.py`, which moves bytes between memory and socket in pieces of 1 MiB; it also is the bare client: "
+            "8 MiB parts and ranges, 4 connections kept alive, signed beforehand. Every upload is compared "
             "with what was sent by length and CRC-64, every kind of download by SHA-256.", "",
             "† answered 226 (or ended `cp`) before its object was in the store: its figure counts to the 226, not to the object.",
         ]

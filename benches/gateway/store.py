@@ -29,7 +29,7 @@ class Store:
         self.port, self.admin_port = free_port(), free_port()
         words = [COSGATE, "emulator", "--listen", f"127.0.0.1:{self.port}", "--admin", f"127.0.0.1:{self.admin_port}",
                  "--bucket", BUCKET, "--fast-etag"]
-        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
         self.connection = None
         until(lambda: socket.create_connection(("127.0.0.1", self.admin_port), 1).close() is None, 20, "the store listens")
 
@@ -60,7 +60,9 @@ class Store:
         try:
             yield
         finally:
-            self.admin("PUT", "/pace", {})
+            # Where it is gone, that is told by whatever comes next; an interrupt must stay one.
+            with contextlib.suppress(OSError):
+                self.admin("PUT", "/pace", {})
 
     # ---- requests, signed as COS wants it (Request Signature), the bucket in the path
 

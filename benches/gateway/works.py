@@ -1,21 +1,26 @@
 """What is measured: each work is one function, which does it once by one contender and tells a figure.
 
-Everything that takes part is fast enough not to be the limit: FTP and HTTP are spoken by curl (libcurl, C), the
-mount is used by cp, cat and ls. What arrived is compared after the clock has stopped.
+Everything that takes part is fast enough not to be the limit: FTP and HTTP are spoken by client.py, the mount is used by
+cp, cat and ls. What arrived is compared after the clock has stopped.
 """
 
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
+import pathlib
 import random
 import resource
 import subprocess
+import sys
 import time
+from urllib.parse import urlsplit
 
 from contenders import Bare, NullFuse, VsftpdTmpfs
 from rig import MIB, check, cpu, shell
 
+CLIENT = pathlib.Path(__file__).with_name("client.py")
 PART_BYTES = 8 * MIB
 BARE_CONNECTIONS = 4
 SMALL_BYTES = 100_000
@@ -168,53 +173,78 @@ def _client_cpu():
     return used.ru_utime + used.ru_stime
 
 
-def _curl(entries, seconds_max, common=()):
-    """Starts one curl that does these requests over one connection; each entry is lines of its configuration."""
-    always = ["fail", f"max-time = {seconds_max}"]
-    text = "\nnext\n".join("\n".join([*always, *common, *entry]) for entry in entries)
-    process = subprocess.Popen(["curl", "-sS", "--fail-early", "-K", "-"], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # curl reads all of it before its first request.
-    process.stdin.write(text + "\n")
-    process.stdin.close()
-    return process
+class Clients:
+    """Processes of client.py, one connection each, that wait for the word to go."""
 
+    def __init__(self, jobs, seconds_max):
+        self.seconds_max, self.processes = seconds_max, []
+        try:
+            for job in jobs:
+                process = subprocess.Popen([sys.executable, "-S", str(CLIENT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                           stderr=subprocess.PIPE, text=True)
+                self.processes.append(process)
+                process.stdin.write(json.dumps(job) + "\n")
+                process.stdin.flush()
+            for process in self.processes:
+                check(process.stdout.readline() == "ready\n", "a client did not start")
+        except BaseException:
+            self._end()
+            raise
 
-def _ended(processes, seconds_max):
-    """What they wrote; all are ended in any case."""
-    written = []
-    deadline = time.monotonic() + seconds_max
-    try:
-        for process in processes:
-            process.stdin = None
-            try:
-                out, err = process.communicate(timeout=max(1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                raise AssertionError(f"not within {seconds_max} s") from None
-            check(process.returncode == 0, f"curl ended {process.returncode}: {err.strip()[-300:]}")
-            written.append(out)
-    finally:
-        for process in processes:
+    def go(self):
+        """Lets them all go; tells what each of them tells."""
+        deadline = time.monotonic() + self.seconds_max
+        told = []
+        try:
+            for process in self.processes:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            for process in self.processes:
+                try:
+                    out, err = process.communicate(timeout=max(1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    raise AssertionError(f"not within {self.seconds_max} s") from None
+                check(process.returncode == 0, f"client: {err.strip().splitlines()[-1:]}")
+                told.append(json.loads(out))
+        finally:
+            self._end()
+        return told
+
+    def _end(self):
+        for process in self.processes:
             if process.poll() is None:
                 process.kill()
-                process.wait()
-    return written
+            process.wait()
 
 
-FTP = ['ftp-method = "nocwd"']
-HTTP = ['header = "Expect:"']
+def _measured(turn, figures, jobs, after=None):
+    """Runs the jobs under the clock, and `after` them what belongs to the work but to none of the clients."""
+    clients = Clients(jobs, turn.scale.seconds_max)
+    with turn.clock(figures):
+        told = clients.go()
+        if after:
+            after(told)
+    figures["client_cpu"] = sum(entry["cpu"] for entry in told)
+    return told
 
 
-def _quoted(path):
-    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _ftp(turn, deeds):
+    """A job for the contender's FTP server; in each deed, the path in the bucket is made one of the session."""
+    root = urlsplit(turn.ftp("x"))
+    base = root.path.lstrip("/")[:-1]
+    return {
+        "protocol": "ftp", "address": [root.hostname, root.port], "user": root.username or "anonymous",
+        "password": root.password or "x", "deeds": [[name, base + path, *words] for name, path, *words in deeds],
+    }
 
 
-def _up(source, url, *more):
-    return [f"upload-file = {_quoted(source)}", f"url = {_quoted(url)}", *more]
+def _http(turn, deeds):
+    return {"protocol": "http", "address": ["127.0.0.1", turn.store.port], "deeds": deeds}
 
 
-def _down(url, to="/dev/null", *more):
-    return [f"output = {_quoted(to)}", f"url = {_quoted(url)}", *more]
+def _target(turn, method, key, **parameters):
+    """A presigned URL without its host."""
+    return turn.store.url(method, key, **parameters).split(str(turn.store.port), 1)[1]
 
 
 def _shares(count):
@@ -225,77 +255,54 @@ def _shares(count):
 
 
 def stor(turn):
-    figures, source = {}, turn.bench.source(turn.big)
-    key = turn.out("big")
+    figures, key = {}, turn.out("big")
+    source = str(turn.bench.source(turn.big))
     turn.expect((key, turn.big, turn.bench.crc64(turn.big)))
     if isinstance(turn.contender, Bare):
-        with turn.clock(figures):
-            _bare_put(turn, key, turn.big)
+        _bare_put(turn, figures, key, source)
     else:
-        url = turn.ftp(key)
-        with turn.clock(figures):
-            _ended([_curl([_up(source, url)], turn.scale.seconds_max, FTP)], turn.scale.seconds_max)
+        _measured(turn, figures, [_ftp(turn, [["stor", key, source, 0, turn.big]])])
     turn.verify()
     return _per_second(figures, turn.big)
 
 
-def _bare_put(turn, key, size):
+def _bare_put(turn, figures, key, source):
     upload = turn.store.initiate(key)
-    etags, parts = {}, size // PART_BYTES
-    processes = []
-    for share in _shares(parts):
-        entries = []
-        for at in share:
-            url = turn.store.url("PUT", key, partNumber=at + 1, uploadId=upload)
-            entries.append(_up(turn.bench.part(at), url, f'write-out = "{at + 1} %header{{etag}}\\n"', 'output = "/dev/null"'))
-        processes.append(_curl(entries, turn.scale.seconds_max, HTTP))
-    for text in _ended(processes, turn.scale.seconds_max):
-        for line in text.splitlines():
-            number, etag = line.split()
-            etags[int(number)] = etag
-    check(len(etags) == parts, f"{len(etags)} of {parts} parts")
-    turn.store.complete(key, upload, etags)
+    shares = _shares(turn.big // PART_BYTES)
+    jobs = [_http(turn, [["put", _target(turn, "PUT", key, partNumber=at + 1, uploadId=upload), source, at * PART_BYTES, PART_BYTES]
+                         for at in share]) for share in shares]
+
+    def complete(told):
+        etags = {at + 1: etag for share, entry in zip(shares, told) for at, etag in zip(share, entry["told"])}
+        turn.store.complete(key, upload, etags)
+    _measured(turn, figures, jobs, complete)
 
 
 def retr(turn):
     figures, key = {}, turn.given("big")
     if isinstance(turn.contender, Bare):
-        url = turn.store.url("GET", key)
-        entries = [[_down(url, "/dev/null", f'range = "{at * PART_BYTES}-{(at + 1) * PART_BYTES - 1}"') for at in share]
-                   for share in _shares(turn.big // PART_BYTES)]
-        with turn.clock(figures):
-            _ended([_curl(entry, turn.scale.seconds_max) for entry in entries], turn.scale.seconds_max)
+        target = _target(turn, "GET", key)
+        jobs = [_http(turn, [["get", target, at * PART_BYTES, (at + 1) * PART_BYTES - 1] for at in share])
+                for share in _shares(turn.big // PART_BYTES)]
     else:
-        url = turn.ftp(key)
-        with turn.clock(figures):
-            _ended([_curl([_down(url)], turn.scale.seconds_max, FTP)], turn.scale.seconds_max)
+        target, jobs = None, [_ftp(turn, [["retr", key]])]
+    told = _measured(turn, figures, jobs)
+    taken = sum(sum(entry["told"]) for entry in told)
+    check(taken == turn.big, f"{taken} of {turn.big} bytes")
     if turn.round == 0:
         back = turn.bench.memory / "back"
-        url = turn.store.url("GET", key) if isinstance(turn.contender, Bare) else url
-        _ended([_curl([_down(url, back)], turn.scale.seconds_max, FTP)], turn.scale.seconds_max)
+        job = _http(turn, [["get", target, 0, turn.big - 1, str(back)]]) if target else _ftp(turn, [["retr", key, str(back)]])
+        Clients([job], turn.scale.seconds_max).go()
         check(turn.bench.digest(back) == turn.bench.digest_of(turn.big), "what came back is something else")
         back.unlink()
     return _per_second(figures, turn.big)
 
 
 def first_byte(turn):
-    """From the RETR to the first byte of the data, by a client that has said everything else before."""
-    import ftplib
-    from urllib.parse import urlsplit
+    """From the RETR to the first byte of the data, the directory having been listed, as by a client that knows the name."""
     figures, key = {}, turn.given("big")
-    url = urlsplit(turn.ftp(key))
-    with contextlib.closing(ftplib.FTP()) as client:
-        client.connect(url.hostname, url.port, timeout=60)
-        client.login(url.username or "anonymous", url.password or "x")
-        client.voidcmd("TYPE I")
-        # As a client does that knows the name.
-        client.nlst(os.path.dirname(url.path.lstrip("/")))
-        with turn.clock(figures):
-            begun = time.monotonic()
-            with contextlib.closing(client.transfercmd(f"RETR {url.path.lstrip('/')}")) as data:
-                check(len(data.recv(1)) == 1, "no byte")
-                figures["value"] = time.monotonic() - begun
-    return figures
+    told, = _measured(turn, figures, [_ftp(turn, [["list", os.path.dirname(key)], ["first_byte", key]])])
+    return figures | {"value": told["told"][1]}
 
 
 def _per_second(figures, size):
@@ -308,19 +315,17 @@ def _per_second(figures, size):
 def _parallel(count, up):
     def work(turn):
         figures, size = {}, turn.scale.parallel
-        time_of_each = 'write-out = "%{time_total}\\n"'
-        entries = []
+        source = str(turn.bench.source(size))
         if up:
             keys = [turn.out(f"p{n}") for n in range(count)]
             turn.expect(*((key, size, turn.bench.crc64(size)) for key in keys))
-            entries = [_up(turn.bench.source(size), turn.ftp(key), time_of_each) for key in keys]
+            jobs = [_ftp(turn, [["stor", key, source, 0, size]]) for key in keys]
         else:
-            keys = [turn.given(f"p{n}") for n in range(count)]
-            entries = [_down(turn.ftp(key), "/dev/null", time_of_each) for key in keys]
-        with turn.clock(figures):
-            texts = _ended([_curl([entry], turn.scale.seconds_max, FTP) for entry in entries], turn.scale.seconds_max)
-        rates = [size / float(text.strip()) / 1e6 for text in texts]
+            jobs = [_ftp(turn, [["retr", turn.given(f"p{n}")]]) for n in range(count)]
+        told = _measured(turn, figures, jobs)
+        check(all(entry["told"] == [size] for entry in told), "not all bytes came")
         turn.verify()
+        rates = [size / entry["seconds"] for entry in told]
         return _per_second(figures, size * count) | {"fairness": min(rates) / (sum(rates) / count)}
     return work
 
@@ -332,15 +337,14 @@ def _small(sessions):
     def work(turn):
         figures = {}
         count = (turn.scale.wire_small if turn.on_wire else turn.scale.small) // (1 if sessions == 1 else 4)
-        source, crc64 = turn.bench.small(), turn.bench.crc64(SMALL_BYTES)
+        source, crc64 = str(turn.bench.small()), turn.bench.crc64(SMALL_BYTES)
         keys = [[turn.out(f"s{session}-{n}") for n in range(count)] for session in range(sessions)]
         turn.expect(*((key, SMALL_BYTES, crc64) for session in keys for key in session))
-        bare = isinstance(turn.contender, Bare)
-        urls = [[turn.store.url("PUT", key) if bare else turn.ftp(key) for key in session] for session in keys]
-        with turn.clock(figures):
-            processes = [_curl([_up(source, url, 'output = "/dev/null"') for url in session], turn.scale.seconds_max,
-                               HTTP if bare else FTP) for session in urls]
-            _ended(processes, turn.scale.seconds_max)
+        if isinstance(turn.contender, Bare):
+            jobs = [_http(turn, [["put", _target(turn, "PUT", key), source, 0, SMALL_BYTES] for key in session]) for session in keys]
+        else:
+            jobs = [_ftp(turn, [["stor", key, source, 0, SMALL_BYTES] for key in session]) for session in keys]
+        _measured(turn, figures, jobs)
         turn.verify()
         return figures | {"value": count * sessions / figures["seconds"], "files": count * sessions}
     return work
@@ -353,14 +357,11 @@ def list_names(turn):
     figures, count, where = {}, turn.scale.names, turn.listed()
     if isinstance(turn.contender, Bare):
         markers = [""] + [f"{where}/{turn.bench.name(at - 1)}" for at in range(1000, count, 1000)]
-        urls = [turn.store.url("GET", "", prefix=f"{where}/", delimiter="/", marker=marker) for marker in markers]
-        with turn.clock(figures):
-            _ended([_curl([_down(url) for url in urls], turn.scale.seconds_max)], turn.scale.seconds_max)
-        return figures | {"value": figures["seconds"]}
-    url = turn.ftp(where + "/")
-    with turn.clock(figures):
-        text, = _ended([_curl([[f"url = {_quoted(url)}"]], turn.scale.seconds_max, FTP)], turn.scale.seconds_max)
-    check(len(text.splitlines()) == count, f"{len(text.splitlines())} of {count} names")
+        deeds = [["get", _target(turn, "GET", "", prefix=f"{where}/", delimiter="/", marker=marker)] for marker in markers]
+        _measured(turn, figures, [_http(turn, deeds)])
+    else:
+        told, = _measured(turn, figures, [_ftp(turn, [["list", where]])])
+        check(told["told"] == [count], f"{told['told']} of {count} names")
     return figures | {"value": figures["seconds"]}
 
 
@@ -422,14 +423,11 @@ def random_reads(turn):
     if isinstance(turn.contender, NullFuse):
         raise NotHere
     if isinstance(turn.contender, Bare):
-        url = turn.store.url("GET", key)
-        entries = [_down(url, "/dev/null", f'range = "{at}-{at + READ_BYTES - 1}"') for at in offsets]
-        with turn.clock(figures):
-            _ended([_curl(entries, turn.scale.seconds_max)], turn.scale.seconds_max)
+        target = _target(turn, "GET", key)
+        _measured(turn, figures, [_http(turn, [["get", target, at, at + READ_BYTES - 1] for at in offsets])])
     else:
-        path = turn.path(key)
         digest = hashlib.sha256()
-        with open(path, "rb", buffering=0) as file:
+        with open(turn.path(key), "rb", buffering=0) as file:
             with turn.clock(figures):
                 pieces = [os.pread(file.fileno(), READ_BYTES, at) for at in offsets]
         for piece in pieces:
