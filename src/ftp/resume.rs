@@ -22,7 +22,7 @@ use rustix::{
 
 use super::{
     desk::{FrontDesk, Login},
-    home::{Facts, Kind, Root, StoreHow},
+    home::{Facts, Kind, Root, StoreHow, is_away},
     path::ClientPath,
     reply::{Deed, Reply, errno_of, refusal},
     send::now,
@@ -76,6 +76,9 @@ impl Root {
 /// How long the end of an upload whose client has gone may take to be noticed, and how often that is looked for.
 const HALF_DEAD_WAIT: Duration = Duration::from_secs(2);
 const HALF_DEAD_LOOK: Duration = Duration::from_millis(25);
+/// How long a mount process that was killed may take to be back. A client that comes back at once and reads 450 to SIZE
+/// may begin anew without asking again (lftp 4.9.2).
+const MOUNT_BACK_WAIT: Duration = Duration::from_secs(3);
 
 /// What is said of an error that is over some day: busy, or a store that does not answer.
 fn passing(error: &io::Error, deed: Deed, path: &ClientPath) -> Option<Reply> {
@@ -88,18 +91,19 @@ fn name(path: &ClientPath) -> &OsStr {
 }
 
 impl FrontDesk {
-    /// The client of an upload that is under way may have gone, and nobody has noticed yet: worth a moment.
+    /// The client of an upload that is under way may have gone, and nobody has noticed yet, or the mount is just
+    /// coming back: worth a moment.
     async fn held(&self, path: &ClientPath) -> io::Result<Option<u64>> {
         let Login::In(session) = &self.login else { return Ok(None) };
-        let deadline = Instant::now() + HALF_DEAD_WAIT;
+        let begun = Instant::now();
         loop {
             let (home, path) = (session.context.user().home.clone(), path.clone());
             match home.run(move |root| root.held(&path)).await {
-                Err(error) if errno_of(&error) == Errno::BUSY && Instant::now() < deadline => {
-                    tokio::time::sleep(HALF_DEAD_LOOK).await;
-                }
+                Err(error) if errno_of(&error) == Errno::BUSY && begun.elapsed() < HALF_DEAD_WAIT => {}
+                Err(error) if is_away(&error) && begun.elapsed() < MOUNT_BACK_WAIT => {}
                 told => return told,
             }
+            tokio::time::sleep(HALF_DEAD_LOOK).await;
         }
     }
 
