@@ -57,10 +57,12 @@ def put(rig, file, name):
 
 
 def kill(rig, watch, victim, client):
+    """Where a transfer is lost lftp sometimes begins anew by itself, without asking for the size: so it is killed as well."""
     if victim == "client":
         client.kill()
     elif victim == "mount":
         os.kill(rig.mount, signal.SIGKILL)
+        client.kill()
     elif victim == "store":
         # It forgets its counters with its life.
         watch.before = watch.sent()
@@ -69,6 +71,7 @@ def kill(rig, watch, victim, client):
         rig.start_store()
     else:
         rig.serve.kill()
+        client.kill()
         rig.serve.wait()
         rig.serve.stdout.close()
         # The mount process follows its parent.
