@@ -608,6 +608,32 @@ async fn random_reads_fetch_nothing_else() {
     assert!(tree.writers.budget().used_bytes_most() - before <= 100 * 65_536);
 }
 
+/// > Readers, however many and however they jump, keep no more than the memory limit.
+#[tokio::test]
+async fn readers_that_jump_keep_little() {
+    const READERS: u64 = 12;
+    let plan = Plan { memory_bytes: 16 << 20, ..Plan::default() };
+    let tree = Tree::new(&plan);
+    let bytes = content(24 << 20);
+    tree.memory.insert("a", bytes.clone());
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        readers.push(open(tree.vfs(), "a", READ).await.unwrap().1);
+    }
+    let mut random = fastrand::Rng::with_seed(2);
+    for turn in 0..300 {
+        for reader in &readers {
+            let offset = random.usize(..bytes.len() - 300_000);
+            let length = if turn % 10 == 0 { 300_000 } else { 4096 };
+            let read = tree.vfs().read(*reader, offset as u64, length).await.unwrap();
+            assert_eq!(read, bytes[offset..][..read.len()]);
+            assert_eq!(read.len(), length as usize);
+        }
+    }
+    let most = tree.writers.budget().used_bytes_most();
+    assert!(most <= plan.memory_bytes + (1 << 20), "{most} bytes were held");
+}
+
 /// > A small file is read with one request.
 #[tokio::test]
 async fn a_small_file_is_one_get() {

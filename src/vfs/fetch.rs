@@ -59,7 +59,7 @@ pub(super) struct Fetch {
     inside: Arc<Inside>,
     abort: AbortHandle,
     /// The memory it is given, back when it goes.
-    _room: Room,
+    room: Room,
 }
 
 struct Inside {
@@ -118,7 +118,7 @@ impl Fetch {
         });
         let task = runtime.spawn(run(inside.clone(), source, body));
         let used = Mutex::new(Instant::now());
-        Arc::new(Self { first, end, used, inside, abort: task.abort_handle(), _room: room })
+        Arc::new(Self { first, end, used, inside, abort: task.abort_handle(), room })
     }
 
     /// The bytes `from..to` of the object, which must lie in the range; waits until they are there.
@@ -142,6 +142,16 @@ impl Fetch {
     pub(super) fn checksum(&self) -> Option<Crc64> {
         let arrived = self.inside.arrived.lock();
         matches!(arrived.outcome, Some(Ok(()))).then(|| Crc64(arrived.checksum.finalize()))
+    }
+
+    /// Memory that it holds.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.room.bytes()
+    }
+
+    /// There was no memory to keep it in: it goes with the read that asked for it.
+    pub(super) fn is_passing(&self) -> bool {
+        self.room.is_beyond()
     }
 
     pub(super) fn has_failed(&self) -> bool {

@@ -15,6 +15,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -279,8 +280,13 @@ impl Reader {
             let (stop, room) = match self.budget.try_take(stop - at) {
                 Some(room) => (stop, room),
                 None if !is_wanted => break,
-                // The smallest read of all waits for no memory.
-                None => (stop.min(end), self.budget.take_anyway(stop.min(end) - at)),
+                None => {
+                    let stop = stop.min(end);
+                    course.keep(KEPT_RANDOM_BYTES.saturating_sub(stop - at), offset..end);
+                    // The smallest read of all waits for no memory.
+                    let room = self.budget.try_take(stop - at);
+                    (stop, room.unwrap_or_else(|| self.budget.take_anyway(stop - at)))
+                }
             };
             let fetch = Fetch::begin(&self.runtime, self.source(pinned), at, stop, None, room);
             course.fetches.insert(at, fetch);
@@ -295,6 +301,7 @@ impl Reader {
     fn check(&self, pinned: &Pinned, end: u64) -> VfsResult<()> {
         let mut course = self.course.lock();
         course.sum_up();
+        course.fetches.retain(|_, fetch| !fetch.is_passing());
         let (Some(expected), Some(found)) = (pinned.crc64, course.checked) else { return Ok(()) };
         if end < pinned.bytes || course.checked_upto < pinned.bytes || expected == found {
             return Ok(());
@@ -374,12 +381,18 @@ impl Course {
             self.fetches.retain(|first, fetch| fetch.end > behind && *first < beyond);
             return;
         }
-        let mut bytes: u64 = self.fetches.values().map(|fetch| fetch.end - fetch.first).sum();
-        while bytes > KEPT_RANDOM_BYTES && self.fetches.len() > 1 {
-            let oldest =
-                self.fetches.values().min_by_key(|fetch| *fetch.used.lock()).map(|fetch| fetch.first);
+        self.keep(KEPT_RANDOM_BYTES, 0..0);
+    }
+
+    /// Keeps up to `bytes` of memory, what was read last, and what is asked for now.
+    fn keep(&mut self, bytes: u64, asked: Range<u64>) {
+        let mut held: u64 = self.fetches.values().map(|fetch| fetch.memory_bytes()).sum();
+        while held > bytes && self.fetches.len() > 1 {
+            let others =
+                self.fetches.values().filter(|fetch| fetch.end <= asked.start || fetch.first >= asked.end);
+            let oldest = others.min_by_key(|fetch| *fetch.used.lock()).map(|fetch| fetch.first);
             let Some(dropped) = oldest.and_then(|first| self.fetches.remove(&first)) else { return };
-            bytes -= dropped.end - dropped.first;
+            held -= dropped.memory_bytes();
         }
     }
 

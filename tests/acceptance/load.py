@@ -53,7 +53,7 @@ def peaks(rig):
 @scenario
 def ten_gigabytes():
     """10 GiB by STOR with memory_limit = 256 MiB beside 1 GiB: MB/s, CPU and memory; cost per byte must not grow."""
-    with Rig(emulator=["--fast-etag"], extra="memory_limit = 256MB") as rig:
+    with Rig(emulator=["--fast-etag"], extra="memory_limit = 256M") as rig:
         figures = {}
         for name, gib in (("one", 1), ("ten", 10), ("one", 1), ("one", 1)):
             pids = (rig.front, rig.mount)
@@ -77,7 +77,7 @@ def thousand():
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     size = 20 * MIB
     threading.stack_size(256 << 10)
-    with Rig(data=True, emulator=["--fast-etag"], extra="memory_limit = 256MB\nmax_connection_num = 0") as rig:
+    with Rig(data=True, emulator=["--fast-etag"], extra="memory_limit = 256M\nmax_connection_num = 0") as rig:
         clients = [rig.ftp(timeout=3000) for _ in range(count)]
         start, failures, slowest = threading.Barrier(count + 1), [], []
 
@@ -175,7 +175,7 @@ def two_gateways():
 @scenario
 def verified():
     """fio writes at random places, several jobs, and verifies what it reads back."""
-    with Rig(accounts=[{}], extra="memory_limit = 256MB\nattr_ttl = 1") as rig:
+    with Rig(accounts=[{}], extra="memory_limit = 256M\nattr_ttl = 1") as rig:
         size = os.environ.get("FIO_SIZE", "256M")
         for engine, block in (("psync", "64k"), ("psync", "4k"), ("mmap", "4k")):
             begun = time.monotonic()

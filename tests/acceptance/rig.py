@@ -209,7 +209,11 @@ class Rig:
         if self.prepare:
             self.prepare(self)
         self.start_store()
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def stop(self, how=signal.SIGTERM):

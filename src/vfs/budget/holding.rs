@@ -15,6 +15,8 @@ pub struct Room {
     pub(super) holder: Holder,
     /// It comes with a seat.
     pub(super) seated: bool,
+    /// It was given without a look at what is left.
+    pub(super) beyond: bool,
 }
 
 /// One of the parts that are begun and cannot be sent yet.
@@ -79,6 +81,11 @@ impl Room {
     /// Bytes set aside.
     pub fn bytes(&self) -> u64 {
         (self.blocks * BLOCK) as u64
+    }
+
+    /// Whether it was given without a look at what is left, and should be given back soon.
+    pub(in crate::vfs) fn is_beyond(&self) -> bool {
+        self.beyond
     }
 
     /// Blocks set aside.

@@ -185,9 +185,11 @@ impl Budget {
         ticket.granted().await.room
     }
 
-    /// Memory for a reader who cannot wait: one minimal read, beyond the budget if need be.
+    /// Memory for a reader who cannot wait: one minimal read, beyond the budget if need be, and given back behind it.
     pub fn take_anyway(self: &Arc<Self>, bytes: u64) -> Room {
-        self.room(&mut self.state.lock(), blocks_of(bytes), Holder::Reader)
+        let mut room = self.room(&mut self.state.lock(), blocks_of(bytes), Holder::Reader);
+        room.beyond = true;
+        room
     }
 
     /// Counts memory that is there already (tables), beyond the budget if need be.
@@ -231,7 +233,7 @@ impl Budget {
 
     /// Room for nothing, for a write that fits into the block already there.
     pub(super) fn no_room(self: &Arc<Self>) -> Room {
-        Room { budget: Arc::clone(self), blocks: 0, holder: Holder::Writer, seated: false }
+        Room { budget: Arc::clone(self), blocks: 0, holder: Holder::Writer, seated: false, beyond: false }
     }
 
     /// Queues a writer whose part holds `held` bytes for `blocks` more ([`WRITE_BLOCKS_MAX`] at most).
@@ -336,7 +338,7 @@ impl Budget {
                 state.slabs.shrink(slabs_max);
             }
         }
-        Room { budget: Arc::clone(self), blocks, holder, seated: false }
+        Room { budget: Arc::clone(self), blocks, holder, seated: false, beyond: false }
     }
 
     /// Slabs that there is room for.
