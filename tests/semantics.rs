@@ -995,6 +995,55 @@ async fn with_posix_metadata_times_and_modes_are_kept() {
     assert_eq!(crc64.unwrap(), Crc64::of(b"2").to_string());
 }
 
+/// Programs that copy a tree set the times of a directory last, and may remove it at once.
+#[tokio::test]
+async fn a_directory_whose_times_were_set_stays_removed() {
+    for is_under_way in [false, true] {
+        let tree = Tree::new(&posix());
+        mkdir(tree.vfs(), "d").await.unwrap();
+        let gate = tree.store.block(Rule::on(Operation::PutObject));
+        let inode = inode_of(tree.vfs(), "d").await;
+        tree.vfs().setattr(inode, None, dated(1000)).await.unwrap();
+        if is_under_way {
+            eventually("the change", || tree.store.calls(Operation::PutObject) == 2).await;
+            let opens = async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                gate.release();
+            };
+            tokio::join!(rmdir(tree.vfs(), "d"), opens).0.unwrap();
+        } else {
+            gate.release();
+            rmdir(tree.vfs(), "d").await.unwrap();
+        }
+        tree.vfs().stop(Duration::ZERO).await;
+        assert_eq!(tree.memory.keys(), [] as [&str; 0], "{is_under_way}");
+    }
+}
+
+/// The same of a file, whose removal waits for nobody.
+#[tokio::test]
+async fn a_file_whose_times_were_set_stays_removed() {
+    for renamed in [false, true] {
+        let tree = Tree::new(&posix());
+        mkdir(tree.vfs(), "d").await.unwrap();
+        write_file(tree.vfs(), "d/f", b"1").await.unwrap();
+        let gate = tree.store.block_answer(Rule::on(Operation::CopyObject));
+        let inode = inode_of(tree.vfs(), "d/f").await;
+        tree.vfs().setattr(inode, None, dated(1000)).await.unwrap();
+        eventually("the change", || tree.store.calls(Operation::CopyObject) == 1).await;
+        if renamed {
+            rename(tree.vfs(), "d/f", "g", false).await.unwrap();
+        } else {
+            unlink(tree.vfs(), "d/f").await.unwrap();
+        }
+        gate.release();
+        tree.vfs().stop(Duration::ZERO).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(matches!(stat(tree.vfs(), "d/f").await, Err(VfsError::NotFound { .. })), "{renamed}");
+        assert!(list(tree.vfs(), "d").await.unwrap().is_empty(), "{renamed}");
+    }
+}
+
 /// > Changes of metadata before a rename travel with the rename's own copy.
 #[tokio::test]
 async fn rename_takes_gathered_changes_along() {

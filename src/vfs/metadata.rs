@@ -174,9 +174,13 @@ impl Shared {
     /// # Errors
     /// `ReplacedMeanwhile` where the object is another one now; what the store answered.
     pub(super) async fn flush_gathered(&self, key: &str) -> VfsResult<()> {
-        let Some(gathered) = self.gathering.0.lock().remove(key) else { return Ok(()) };
+        let Some(key) = self.gathering.0.lock().get(key).map(|gathered| gathered.key.clone()) else {
+            return Ok(());
+        };
+        let _turn = self.keys.lock(&key).await;
+        // Whoever had the turn before may have removed it, and with it what was to be changed.
+        let Some(gathered) = self.gathering.0.lock().remove(key.as_str()) else { return Ok(()) };
         let (key, name) = (&gathered.key, gathered.name.as_str());
-        let _turn = self.keys.lock(key).await;
         self.keys.settled(key).await?;
         let error = |error| VfsError::from_cos(error, name);
         let meta = match self.store.head_object(key).await {
@@ -201,11 +205,14 @@ impl Shared {
         };
         let new = self.with_kept(&meta, &gathered.kept)?;
         let _permit = self.writers.upload_permit().await;
+        let asked = Instant::now();
         let stored = self.store.copy_object(key, key, Some(&meta.etag), Some(&new), false).await;
         let stored = stored.map_err(error)?;
         let modified = stored.last_modified.unwrap_or_else(Self::wall_clock);
         let facts = Facts::of_object(meta.size, modified, &stored.etag);
-        self.note_put(key.as_str(), facts.clone());
+        if !self.note_put_unless_deleted(key.as_str(), facts.clone(), asked) {
+            return Ok(());
+        }
         // Changed again meanwhile: that one's turn comes.
         let newest = self.gathering.0.lock().get_mut(key.as_str()).map(|later| {
             later.facts = facts.clone();

@@ -116,7 +116,12 @@ pub(super) async fn rmdir(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResult
         return Err(VfsError::NotEmpty { name: name.to_owned() });
     }
     shared.keep_directory(&directory, &marker).await?;
-    shared.delete(&marker, name, None, Some(0)).await?;
+    {
+        // Times that were set a moment ago would make it anew.
+        let _turn = shared.keys.lock(&marker).await;
+        shared.take_gathered(marker.as_str());
+        shared.delete(&marker, name, None, Some(0)).await?;
+    }
     shared.inodes.lock().unlink(parent, name);
     shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
     Ok(())

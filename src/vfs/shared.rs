@@ -270,6 +270,18 @@ impl Shared {
         self.overlay.lock().note(key, Change::Put(facts), Instant::now());
     }
 
+    /// As [`Self::note_put`], but false and nothing where the key has been deleted since `asked`: unlink and rename
+    /// wait for nobody.
+    pub(super) fn note_put_unless_deleted(&self, key: &str, facts: Facts, asked: Instant) -> bool {
+        let (mut overlay, now) = (self.overlay.lock(), Instant::now());
+        let change = overlay.change(key, now);
+        if matches!(change, Some((Change::Deleted { .. }, done)) if done >= asked) {
+            return false;
+        }
+        overlay.note(key, Change::Put(facts), now);
+        true
+    }
+
     /// A key was deleted; of a directory, with all below it.
     pub(super) fn note_deleted(&self, key: &str, facts: Option<&Facts>) {
         let etag = facts.and_then(|facts| facts.etag.clone());
