@@ -205,10 +205,22 @@ impl Root {
         self.above.as_ref().map_or(&self.dir, |(root, _)| root)
     }
 
-    /// A path as the mount knows it.
-    fn path_in_mount(&self, path: &ClientPath) -> PathBuf {
-        let beneath = Path::new(path.relative());
+    /// A path beneath the home as the mount knows it.
+    fn path_in_mount(&self, beneath: &Path) -> PathBuf {
         self.above.as_ref().map_or_else(|| beneath.to_owned(), |(_, directory)| directory.join(beneath))
+    }
+
+    /// The same path without the links to directories on its way, which the mount does not follow. What the last
+    /// piece names is not looked at.
+    ///
+    /// # Errors
+    /// EXDEV where the way leads out of the home.
+    fn straight(&self, path: &ClientPath) -> io::Result<PathBuf> {
+        let parent = self.open_beneath(&path.parent(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
+        let place = |dir: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+        let (home, parent) = (place(&self.dir)?, place(&parent)?);
+        let beneath = parent.strip_prefix(&home).map_err(|_| Errno::XDEV)?;
+        Ok(self.path_in_mount(&beneath.join(path.file_name())))
     }
 
     /// The directory itself.
@@ -297,9 +309,18 @@ impl Root {
     pub(super) fn rename(&self, from: &ClientPath, to: &ClientPath) -> io::Result<()> {
         match self.ground {
             Ground::Mount => {
-                let (from, to) = (self.path_in_mount(from), self.path_in_mount(to));
-                let word = RenameWord { from: from.as_ref(), to: to.as_ref(), no_replace: false };
-                ioctl::rename(self.mount_root(), &word)
+                let rename = |from: &Path, to: &Path| {
+                    let word = RenameWord { from: from.as_ref(), to: to.as_ref(), no_replace: false };
+                    ioctl::rename(self.mount_root(), &word)
+                };
+                let in_mount = |path: &ClientPath| self.path_in_mount(Path::new(path.relative()));
+                let written = (in_mount(from), in_mount(to));
+                let done = rename(&written.0, &written.1);
+                if !done.as_ref().is_err_and(|error| Errno::from_io_error(error) == Some(Errno::NOTDIR)) {
+                    return done;
+                }
+                let straight = (self.straight(from)?, self.straight(to)?);
+                if straight == written { done } else { rename(&straight.0, &straight.1) }
             }
             #[cfg(test)]
             Ground::Plain => Ok(rustix::fs::renameat(&self.dir, from.relative(), &self.dir, to.relative())?),
@@ -476,7 +497,15 @@ mod tests {
         for name in ["out", "../../secret", "/../secret"] {
             assert!(root.open_to_read(&ClientPath::home().join(name)).is_err(), "{name}");
         }
-        assert_eq!(root.path_in_mount(&ClientPath::home().join("a/../b")), Path::new("pub/in/b"));
+        let written = ClientPath::home().join("a/../b");
+        assert_eq!(root.path_in_mount(Path::new(written.relative())), Path::new("pub/in/b"));
+        std::fs::create_dir(dir.path().join("pub/in/real")).unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("pub/in/linked")).unwrap();
+        std::os::unix::fs::symlink("..", dir.path().join("pub/in/above")).unwrap();
+        let straight = |name: &str| root.straight(&ClientPath::home().join(name));
+        assert_eq!(straight("linked/x").unwrap(), Path::new("pub/in/real/x"));
+        assert_eq!(straight("linked").unwrap(), Path::new("pub/in/linked"));
+        assert_eq!(Errno::from_io_error(&straight("above/x").unwrap_err()), Some(Errno::XDEV));
         // Made again, it is another directory.
         std::fs::remove_dir_all(dir.path().join("pub")).unwrap();
         std::fs::create_dir_all(dir.path().join("pub/in")).unwrap();

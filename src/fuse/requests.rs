@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     io,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -153,6 +154,25 @@ impl Filesystem for FuseAdapter {
         let mode = words::permissions(mode);
         let work = async move { vfs.mkdir(inode(parent), &name, mode, caller).await };
         self.ask_entry("mkdir", parent, work, Duration::ZERO, reply);
+    }
+
+    fn symlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (vfs, name, target) = (self.vfs.clone(), name.to_owned(), target.to_owned());
+        let work = async move { vfs.symlink(inode(parent), &name, target.as_os_str()).await };
+        self.ask_entry("symlink", parent, work, Duration::ZERO, reply);
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        let vfs = self.vfs.clone();
+        let work = async move { vfs.readlink(inode(ino)).await };
+        self.ask("readlink", ino, work, move |target| match target {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        });
+    }
+
+    fn link(&self, _request: &Request, _ino: INodeNo, _to: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        reply.error(errno(&VfsError::NotPermitted { what: "a hard link" }));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {

@@ -12,9 +12,15 @@ use crate::{
     cos::{ETag, ListedObject, ObjectMeta},
 };
 
+/// Longest target of a symbolic link, in bytes (PATH_MAX of Linux, without its zero byte).
+pub(super) const TARGET_BYTES_MAX: u64 = 4095;
+/// Nobody asks for the mode of a link; this is what Linux shows.
+pub(super) const LINK_MODE: u16 = 0o777;
+
 /// What a name leads to, as far as the store (or our own publish) told.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Facts {
+    /// `File` for a link too, as long as nobody has asked for its metadata: [`Facts::judged_by`].
     pub(super) kind: FileKind,
     /// 0 for directories.
     pub(super) bytes: u64,
@@ -47,6 +53,24 @@ impl Facts {
 
     pub(super) fn is_directory(&self) -> bool {
         self.kind == FileKind::Directory
+    }
+
+    pub(super) fn is_link(&self) -> bool {
+        self.kind == FileKind::Symlink
+    }
+
+    /// Whether only the kept metadata can tell a file from a symbolic link.
+    pub(super) fn may_be_link(&self) -> bool {
+        !self.is_directory() && self.etag.is_some() && (1..=TARGET_BYTES_MAX).contains(&self.bytes)
+    }
+
+    /// The same with the kind that the kept metadata tells, which lists do not.
+    pub(super) fn judged_by(mut self, kept: Option<&Posix>) -> Self {
+        if !self.is_directory() {
+            let is_link = self.may_be_link() && kept.is_some_and(|kept| kept.is_link);
+            self.kind = if is_link { FileKind::Symlink } else { FileKind::File };
+        }
+        self
     }
 }
 
@@ -100,8 +124,12 @@ pub(super) fn attributes(
     shows: &Appearance,
     kept: Option<&Posix>,
 ) -> Attributes {
-    let mode = if facts.is_directory() { shows.dir_mode } else { shows.file_mode };
     let kept = kept.cloned().unwrap_or_default();
+    let mode = match facts.kind {
+        FileKind::File => kept.mode.unwrap_or(shows.file_mode),
+        FileKind::Directory => kept.mode.unwrap_or(shows.dir_mode),
+        FileKind::Symlink => LINK_MODE,
+    };
     let modified = kept.modified.unwrap_or(facts.modified);
     Attributes {
         inode,
@@ -109,7 +137,7 @@ pub(super) fn attributes(
         bytes: facts.bytes,
         modified,
         accessed: kept.accessed.unwrap_or(modified),
-        mode: kept.mode.unwrap_or(mode),
+        mode,
         uid: kept.uid.or(shows.uid).unwrap_or(0),
         gid: kept.gid.or(shows.gid).unwrap_or(0),
         links: 1,

@@ -15,7 +15,7 @@
 //! ```
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::{HashMap, hash_map::RandomState},
     ffi::OsString,
     hash::BuildHasher,
     sync::{Arc, LazyLock, atomic::Ordering},
@@ -35,6 +35,7 @@ use super::{
     inode::{Known, Link},
     listing::{Listing, Page, is_undecided},
     overlay::Change,
+    posix::Posix,
     shared::Shared,
 };
 
@@ -178,16 +179,18 @@ pub(super) async fn readdir(
     loop {
         let Some(step) = cursor.load(shared, &open.directory, place.step).await? else { return Ok(()) };
         shared.count_memory();
-        if plus && shared.posix_metadata {
-            open.fetch_kept(shared, &step, place).await;
-        }
+        let kept = match shared.posix_metadata {
+            true => open.fetch_kept(shared, &step, place, plus).await?,
+            false => HashMap::new(),
+        };
         while let Some((name, facts, next)) = step.next(place) {
             place = next;
             let Some(facts) = facts else { continue };
             // Behind the last entry of a page stands the next page: this one need not be kept for it.
             let is_last = step.has_successor() && step.next(place).is_none();
             let behind = if is_last { Place { step: place.step + 1, own: 0, listed: 0 } } else { place };
-            let taken = open.offer(shared, &name, &facts, cursor.asked, plus, behind.offset(), take)?;
+            let kept = kept.get(&name).map(Arc::as_ref);
+            let taken = open.offer(shared, &name, &facts, kept, cursor.asked, plus, behind.offset(), take)?;
             if !taken {
                 return Ok(());
             }
@@ -216,13 +219,14 @@ impl OpenDirectory {
         shared: &Shared,
         name: &str,
         facts: &Facts,
+        kept: Option<&Posix>,
         asked: Instant,
         plus: bool,
         next_offset: u64,
         take: &mut (dyn FnMut(&DirectoryEntry) -> bool + Send),
     ) -> VfsResult<bool> {
         let bare = name.strip_suffix('/').unwrap_or(name);
-        let facts = shared.dated(facts.clone());
+        let facts = shared.dated(facts.clone()).judged_by(kept);
         let gone = || VfsError::NotFound { name: bare.to_owned() };
         let (inode, known) = if plus {
             let mut inodes = shared.inodes.lock();
@@ -235,8 +239,7 @@ impl OpenDirectory {
             let name = Box::from(bare);
             (inode, Known { facts, link: Link::Named, parent: self.inode, name, seen: Some(asked) })
         };
-        let kept = shared.kept_if_known(&self.directory, bare, &known.facts);
-        let entry = shared.entry(inode, &known, kept.as_deref(), Instant::now());
+        let entry = shared.entry(inode, &known, kept, Instant::now());
         let taken = take(&DirectoryEntry { name: OsString::from(bare), next_offset, entry });
         if plus && !taken {
             shared.inodes.lock().forget(inode, 1);
@@ -244,25 +247,48 @@ impl OpenDirectory {
         Ok(taken)
     }
 
-    /// Asks for what a page's entries keep beside their bytes. One that cannot be told shows the configured look.
-    async fn fetch_kept(&self, shared: &Arc<Shared>, step: &Step, mut place: Place) {
-        let mut wanted = Vec::new();
+    /// What a page's entries keep beside their bytes, by name, asked for where it is not known. One that cannot
+    /// be told shows the configured look. Without `plus`, where only kinds are shown, nothing is asked for but
+    /// what may be a symbolic link.
+    ///
+    /// # Errors
+    /// What the store answered of something that may be a link: it is not shown as what it may not be.
+    async fn fetch_kept(
+        &self,
+        shared: &Arc<Shared>,
+        step: &Step,
+        mut place: Place,
+        plus: bool,
+    ) -> VfsResult<HashMap<String, Arc<Posix>>> {
+        let (mut found, mut wanted) = (HashMap::new(), Vec::new());
         while let Some((name, facts, next)) = step.next(place) {
             place = next;
             let bare = name.strip_suffix('/').unwrap_or(&name).to_owned();
-            if let Some(facts) = facts.map(|facts| shared.dated(facts))
-                && shared.kept_if_known(&self.directory, &bare, &facts).is_none()
-            {
-                wanted.push((bare, facts));
+            let Some(facts) = facts.map(|facts| shared.dated(facts)) else { continue };
+            if let Some(kept) = shared.kept_if_known(&self.directory, &bare, &facts) {
+                found.insert(name, kept);
+            } else if plus || facts.may_be_link() {
+                wanted.push((name, bare, facts));
             }
         }
-        let heads = wanted.into_iter().map(|(name, facts)| async move {
-            let kept = shared.kept_of(&self.directory, &name, &facts).await;
-            if let Err(error) = kept {
-                tracing::debug!(%error, name, "what is kept of this file could not be asked for");
+        let heads = wanted.into_iter().map(|(name, bare, facts)| async move {
+            match shared.kept_of(&self.directory, &bare, &facts).await {
+                Ok(kept) => Ok(kept.map(|kept| (name, kept))),
+                // Nobody can look at it or open it, so that it is as good as any file.
+                Err(error) if facts.may_be_link() && !matches!(error, VfsError::AccessDenied { .. }) => {
+                    Err(error)
+                }
+                Err(error) => {
+                    tracing::debug!(%error, name, "what is kept of this file could not be asked for");
+                    Ok(None)
+                }
             }
         });
-        stream::iter(heads).buffer_unordered(HEADS_MAX).collect::<()>().await;
+        let mut heads = stream::iter(heads).buffer_unordered(HEADS_MAX);
+        while let Some(kept) = heads.next().await {
+            found.extend(kept?);
+        }
+        Ok(found)
     }
 }
 
@@ -423,7 +449,7 @@ impl Step {
 
 impl Shared {
     /// What is kept of a file beside its bytes, if no request is needed to tell.
-    fn kept_if_known(&self, directory: &str, name: &str, facts: &Facts) -> Option<Arc<super::posix::Posix>> {
+    fn kept_if_known(&self, directory: &str, name: &str, facts: &Facts) -> Option<Arc<Posix>> {
         if !self.posix_metadata {
             return None;
         }

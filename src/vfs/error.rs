@@ -46,7 +46,7 @@ pub enum VfsError {
     /// Nobody may store before it is known what is stored already.
     #[error("what the bucket holds is not counted yet, and there is a quota")]
     QuotaUnknown,
-    #[error("a name of a file has at most 255 bytes, a key at most 850")]
+    #[error("a name of a file has at most 255 bytes, a key at most 850, the target of a link 4095")]
     NameTooLong,
     #[error("{name}: cannot be a name in a bucket")]
     NameImpossible { name: String },

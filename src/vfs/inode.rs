@@ -171,10 +171,15 @@ impl InodeTable {
         self.ensure(parent, &name, &facts, seen)
     }
 
-    /// New facts for an inode, whatever its name.
+    /// New facts for an inode, whatever its name. A link stays one: the kernel knows no inode that changes
+    /// its kind.
     pub(super) fn update(&mut self, inode: InodeNo, facts: &Facts, seen: Option<Instant>) {
         if let Some(slot) = self.slot(inode) {
+            let was_link = self.node(slot).kind == FileKind::Symlink;
             self.set_facts(slot, facts, seen);
+            if was_link {
+                self.node_mut(slot).kind = FileKind::Symlink;
+            }
         }
     }
 

@@ -81,6 +81,9 @@ async fn resize(vfs: &Vfs, inode: InodeNo, handle: Option<HandleNo>, bytes: u64)
     if known.facts.is_directory() {
         return Err(VfsError::IsDirectory { name: known.name.into() });
     }
+    if known.facts.is_link() {
+        return Err(VfsError::Invalid { why: "a symbolic link cannot be given a size" });
+    }
     let file = shared.open_file(inode, handle);
     if let Some(file) = file.as_ref().filter(|file| !file.is_begun()) {
         file.join_edit(shared);
@@ -137,7 +140,7 @@ async fn change_kept(
     let kind = facts.kind;
     let key = match kind {
         FileKind::Directory => shared.names.marker(&directory, &name)?,
-        FileKind::File => shared.names.key(&directory, &name)?,
+        FileKind::File | FileKind::Symlink => shared.names.key(&directory, &name)?,
     };
     let mut kept = shared.kept_of(&directory, &name, &facts).await?.as_deref().cloned().unwrap_or_default();
     change(&mut kept)?;
@@ -243,7 +246,7 @@ impl Shared {
             metadata: meta.metadata.clone(),
             forbid_overwrite: false,
         };
-        kept.write(FileKind::File, &mut new.metadata)?;
+        kept.write(kept.kind(), &mut new.metadata)?;
         Ok(new)
     }
 }

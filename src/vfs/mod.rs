@@ -12,6 +12,7 @@
 //! | files, opened for writing, and when they are published | `open.rs`, `writing.rs`, `register.rs`, `close.rs`, `write/` |
 //! | which uploads are open, whose they are, and which are left behind | `uploads/` |
 //! | names, made and removed | `remove.rs`, `rename.rs` |
+//! | symbolic links | `symlink.rs` |
 //! | times, modes, extended attributes | `metadata.rs`, `posix.rs` |
 //! | how much may be stored | `quota/` |
 
@@ -41,6 +42,7 @@ mod rename;
 mod resolve;
 mod resume;
 mod shared;
+mod symlink;
 mod types;
 mod uploads;
 mod write;
@@ -117,6 +119,16 @@ impl Vfs {
 
     pub async fn mkdir(&self, parent: InodeNo, name: &OsStr, mode: u16, caller: Caller) -> VfsResult<Entry> {
         remove::mkdir(self, parent, name, mode, caller).await
+    }
+
+    /// A symbolic link to `target`, whatever that is.
+    pub async fn symlink(&self, parent: InodeNo, name: &OsStr, target: &OsStr) -> VfsResult<Entry> {
+        symlink::symlink(self, parent, name, target).await
+    }
+
+    /// Where a symbolic link leads to.
+    pub async fn readlink(&self, inode: InodeNo) -> VfsResult<Bytes> {
+        symlink::readlink(self, inode).await
     }
 
     pub async fn unlink(&self, parent: InodeNo, name: &OsStr) -> VfsResult<()> {

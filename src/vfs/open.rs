@@ -141,6 +141,8 @@ fn may_create(vfs: &Vfs, name: &str, how: OpenHow, target: Option<&Target>) -> V
     match target {
         Some(target) if target.facts.is_directory() => Err(VfsError::IsDirectory { name: name.to_owned() }),
         Some(_) if how.exclusive => Err(VfsError::Exists { name: name.to_owned() }),
+        // Another gateway's, and the kernel does not know yet: it looks again, and follows.
+        Some(target) if target.facts.is_link() => Err(VfsError::ReplacedMeanwhile { name: name.to_owned() }),
         Some(target) if !how.truncate && !target.is_unpublished() => Ok(false),
         Some(_) | None => vfs.policy.may_overwrite(name, standing(target)).map(|()| true),
     }
@@ -181,6 +183,9 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
     let name = &*known.name;
     if known.facts.is_directory() {
         return Err(VfsError::IsDirectory { name: name.to_owned() });
+    }
+    if known.facts.is_link() {
+        return Err(VfsError::Invalid { why: "a symbolic link is followed, not opened" });
     }
     if known.link == Link::Gone {
         return Err(VfsError::ReplacedMeanwhile { name: name.to_owned() });

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `mtime`, `atime` | Unix seconds with a fraction: `1586515805.123456789` | rclone; s3fs, cosfs (whole seconds) |
 //! | `mode` | st_mode in decimal, type bits included; a leading 0 is read as octal | s3fs, cosfs |
+//! | `mode` with `S_IFLNK` | the object is a symbolic link, and its content the target | s3fs, cosfs |
 //! | `uid`, `gid` | decimal | s3fs, cosfs |
 //! | `xattr-NAME` | value of `user.NAME` in Base64; what is not a lower-case letter or digit is `-XX` | |
 //!
@@ -17,13 +18,16 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
-use super::{AttributeChange, FileKind, VfsError, VfsResult};
+use super::{AttributeChange, FileKind, VfsError, VfsResult, attr::LINK_MODE};
 use crate::cos::UserMetadata;
 
 /// Most bytes of user metadata, names and values (*PUT Object*, older editions).
 const METADATA_BYTES_MAX: usize = 2048;
 const HEADER_PREFIX_BYTES: usize = "x-cos-meta-".len();
 const XATTR: &str = "xattr-";
+/// `S_IFMT` and `S_IFLNK` of inode(7).
+const TYPE_BITS: u32 = 0o170_000;
+const LINK: u32 = 0o120_000;
 const OWN: [&str; 5] = ["mtime", "atime", "mode", "uid", "gid"];
 
 /// What is kept of a file beside its bytes. `None`: nothing kept, the configured look holds.
@@ -35,6 +39,8 @@ pub(super) struct Posix {
     pub(super) mode: Option<u16>,
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
+    /// The type bits are those of a symbolic link.
+    pub(super) is_link: bool,
     /// Of `user.NAME`, by NAME.
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
 }
@@ -52,6 +58,7 @@ impl Posix {
             mode: text("mode").and_then(parse_mode),
             uid: text("uid").and_then(|text| text.parse().ok()),
             gid: text("gid").and_then(|text| text.parse().ok()),
+            is_link: text("mode").and_then(number).is_some_and(|mode| mode & TYPE_BITS == LINK),
             xattrs: xattrs.collect(),
         }
     }
@@ -62,7 +69,11 @@ impl Posix {
 
     /// This over what an older version of the file kept, its times apart: the content has changed since.
     pub(super) fn over(&self, older: &UserMetadata) -> Self {
-        let older = Self::of(older);
+        let mut older = Self::of(older);
+        if older.is_link {
+            // The mode of a link is nobody's choice.
+            older.mode = None;
+        }
         let mut xattrs = older.xattrs;
         xattrs.extend(self.xattrs.clone());
         Self {
@@ -72,6 +83,11 @@ impl Posix {
             xattrs,
             ..self.clone()
         }
+    }
+
+    /// The kind of an object that keeps this, where it is none of a directory.
+    pub(super) fn kind(&self) -> FileKind {
+        if self.is_link { FileKind::Symlink } else { FileKind::File }
     }
 
     /// Takes over what SETATTR asks for, size apart.
@@ -95,7 +111,9 @@ impl Posix {
         };
         set("mtime", self.modified.map(print_time));
         set("atime", self.accessed.map(print_time));
-        set("mode", self.mode.map(|mode| (type_bits(kind) | u32::from(mode)).to_string()));
+        // What makes an object a link stands nowhere else.
+        let mode = if kind == FileKind::Symlink { Some(LINK_MODE) } else { self.mode };
+        set("mode", mode.map(|mode| (type_bits(kind) | u32::from(mode)).to_string()));
         set("uid", self.uid.map(|uid| uid.to_string()));
         set("gid", self.gid.map(|gid| gid.to_string()));
         for (name, value) in &self.xattrs {
@@ -114,13 +132,17 @@ fn type_bits(kind: FileKind) -> u32 {
     match kind {
         FileKind::File => 0o100_000,
         FileKind::Directory => 0o040_000,
+        FileKind::Symlink => LINK,
     }
 }
 
-fn parse_mode(text: &str) -> Option<u16> {
+fn number(text: &str) -> Option<u32> {
     let radix = if text.len() > 1 && text.starts_with('0') { 8 } else { 10 };
-    let mode = u32::from_str_radix(text, radix).ok()?;
-    u16::try_from(mode & 0o7777).ok()
+    u32::from_str_radix(text, radix).ok()
+}
+
+fn parse_mode(text: &str) -> Option<u16> {
+    u16::try_from(number(text)? & 0o7777).ok()
 }
 
 /// Unix seconds with up to nine digits behind a point.
@@ -211,6 +233,28 @@ mod tests {
         assert!(matches!(kept.write(FileKind::File, &mut metadata), Err(VfsError::Invalid { .. })));
     }
 
+    #[test]
+    fn a_link_is_told_by_its_type_bits_and_by_nothing_else() {
+        for (mode, is_link) in [
+            ("41471", true),
+            ("0120777", true),
+            ("33279", false),
+            ("49663", false),
+            ("511", false),
+            ("x", false),
+        ] {
+            let metadata = UserMetadata::from([("mode".to_owned(), mode.to_owned())]);
+            assert_eq!(Posix::of(&metadata).is_link, is_link, "{mode}");
+        }
+        let link = Posix { is_link: true, uid: Some(7), ..Posix::default() };
+        let mut metadata = UserMetadata::new();
+        link.write(link.kind(), &mut metadata).unwrap();
+        assert_eq!(metadata["mode"], "41471");
+        // A file that takes its place is none, and has no mode from it.
+        let file = Posix::default().over(&metadata);
+        assert_eq!((file.kind(), file.mode, file.uid), (FileKind::File, None, Some(7)));
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_again(
@@ -225,6 +269,7 @@ mod tests {
                 mode: Some(mode),
                 uid: Some(uid),
                 gid: None,
+                is_link: false,
                 xattrs: BTreeMap::from([(name, value)]),
             };
             let mut metadata = UserMetadata::new();

@@ -142,9 +142,13 @@ impl Shared {
         let now = Some(Instant::now());
         let mut inodes = self.inodes.lock();
         inodes.update(file.inode, &facts, now);
-        let named = inodes.find(file.parent, &file.name);
-        if let Some(named) = named {
-            inodes.update(named, &facts, now);
+        let mut named = inodes.find(file.parent, &file.name);
+        if let Some(inode) = named {
+            if inodes.known(inode).is_some_and(|known| known.facts.is_link()) {
+                // Another gateway's link has stood there meanwhile.
+                named = inodes.ensure(file.parent, &file.name, &facts, now);
+            }
+            inodes.update(inode, &facts, now);
         }
         drop(inodes);
         let mut notices = vec![Notice::Entry { parent: file.parent, name: file.name.clone().into() }];

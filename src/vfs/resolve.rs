@@ -155,7 +155,10 @@ impl Shared {
                 return Ok(Some(target));
             }
         }
-        let answer = self.resolve(directory, name).await?;
+        let answer = match self.resolve(directory, name).await? {
+            Some((facts, seen)) => Some((self.judged(directory, name, facts).await?, seen)),
+            None => None,
+        };
         let mut inodes = self.inodes.lock();
         Ok(match answer {
             Some((facts, seen)) => {
@@ -320,6 +323,18 @@ impl Shared {
         Ok(Page::new(&list, directory, &self.names))
     }
 
+    /// Facts with the right kind: what looks like a file may be a symbolic link.
+    ///
+    /// # Errors
+    /// What the store answered.
+    async fn judged(&self, directory: &str, name: &str, facts: Facts) -> VfsResult<Facts> {
+        if !self.posix_metadata || !facts.may_be_link() {
+            return Ok(facts);
+        }
+        let kept = self.kept_of(directory, name, &facts).await?;
+        Ok(facts.judged_by(kept.as_deref()))
+    }
+
     /// What is kept of a file or directory beside its bytes; `None` without `posix_metadata`.
     ///
     /// # Errors
@@ -358,7 +373,7 @@ impl Shared {
             let now = seconds(std::time::SystemTime::now());
             Facts::directory(from_seconds(now / self.attr_ttl.as_secs().max(1)))
         } else {
-            facts.clone()
+            facts.clone().judged_by(None)
         };
         (key.as_str().to_owned(), facts)
     }

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
@@ -43,6 +44,8 @@ use crate::{
 
 /// Kept metadata (`posix_metadata`) of so many objects is remembered (about 10 MB).
 const KEPT_MAX: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
+/// Targets of so many symbolic links are remembered (4 MB at most).
+const TARGETS_MAX: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// The share of the memory limit that listings may have: one part in so many.
 const LISTINGS_SHARE: u64 = 16;
 
@@ -79,6 +82,8 @@ pub struct Shared {
     /// What tables and listings take from the budget.
     counted: Mutex<Option<Room>>,
     kept: Mutex<LruCache<KeptOf, Arc<Posix>>>,
+    /// What symbolic links lead to: a path walks through one again and again.
+    pub(super) targets: Mutex<LruCache<KeptOf, Bytes>>,
     handles: RwLock<HashMap<u64, Handle>>,
     next_handle: AtomicU64,
     views: Views,
@@ -145,6 +150,7 @@ impl Shared {
             _reclaimer: reclaimer,
             counted: Mutex::new(None),
             kept: Mutex::new(LruCache::new(KEPT_MAX)),
+            targets: Mutex::new(LruCache::new(TARGETS_MAX)),
             handles: RwLock::new(HashMap::new()),
             next_handle: AtomicU64::new(1),
             views: Views::default(),

@@ -41,6 +41,8 @@ pub struct Closer {
 pub enum FileKind {
     File,
     Directory,
+    /// A symbolic link; its bytes are its target.
+    Symlink,
 }
 
 /// What stat shows.
