@@ -105,6 +105,33 @@ async fn a_thousand_writers_with_room_for_eight_parts_all_finish() {
     scene.assert_at_rest().await;
 }
 
+/// On several threads, as in the program: who looks for parts to send early meets those that fill them.
+#[test]
+fn writers_on_many_threads_never_wait_for_each_other() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    // Threads that wait for each other's locks end no runtime and no test.
+    std::thread::spawn(move || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        runtime.block_on(async {
+            for _ in 0..3 {
+                let scene =
+                    Scene::new(CountingStore::on_wire(Duration::from_millis(1), 0), 160 * MIB, 4 * MIB, 32);
+                let content = content(1, 6 * MIB);
+                let mut tasks = JoinSet::new();
+                for number in 0..160 {
+                    let handle = scene.begin(&number.to_string());
+                    tasks.spawn(upload(handle, content.clone(), 65_536, Duration::ZERO));
+                }
+                while tasks.join_next().await.is_some_and(|task| task.is_ok()) {}
+                assert!((0..160).all(|number| scene.store.object(&number.to_string()).is_some()));
+            }
+        });
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(60)).expect("they wait for each other");
+}
+
 #[tokio::test(start_paused = true)]
 async fn three_hundred_clients_that_trickle_all_finish() {
     let wire = CountingStore::on_wire(Duration::from_millis(20), 0);

@@ -28,7 +28,8 @@ pub struct Writers {
     /// Fair: who asked first is served first, whichever file it belongs to.
     requests: Semaphore,
     ages: AtomicU64,
-    /// Writers whose part could leave early, by age; some may have gone on since. Lock order: a leaf.
+    /// Writers whose part could leave early, by age; some may have gone on since. Lock order: a leaf, taken
+    /// by writers that hold their own lock.
     sendable: Mutex<HashMap<u64, Weak<Shared>>>,
     /// Who puts a part together outside the budget, and which edit yields its memory: one at a time.
     merging: Semaphore,
@@ -127,7 +128,9 @@ impl Writers {
         if !self.budget.wants_parts() {
             return;
         }
-        let mut sendable: Vec<_> = std::mem::take(&mut *self.sendable.lock())
+        // A statement of its own: the lock ends here, before those of the writers begin.
+        let noted = std::mem::take(&mut *self.sendable.lock());
+        let mut sendable: Vec<_> = noted
             .into_iter()
             .filter_map(|(age, writer)| writer.upgrade().map(|writer| (writer.sendable_bytes(), age, writer)))
             .filter(|(bytes, ..)| *bytes > 0)
