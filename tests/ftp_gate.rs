@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use common::{BUCKET, Emulator, Gateway, Setup, Watchdog};
+use common::{BUCKET, Emulator, Gateway, Setup, Watchdog, eventually};
 use socket2::{Domain, Socket, Type};
 
 /// A client that says lines and hears replies.
@@ -110,7 +110,9 @@ fn failed_logins_lock_the_guesser_out_and_not_the_owner() {
     let mut again = Client::connect(&mut gateway);
     again.expect("220");
     again.log_in("user0", "user0-password", "230");
-    let log = fs::read_to_string(gateway.tree().join("log/cosgate-serve.log")).unwrap();
+    let log = || fs::read_to_string(gateway.tree().join("log/cosgate-serve.log")).unwrap();
+    assert!(eventually(10, || log().contains("reason=\"user-locked\"")));
+    let log = log();
     let line = |text: &str| assert!(log.contains(text), "{text}\n{log}");
     line("login refused address=127.0.0.2 reason=\"unknown-user\" user=\"nobody\"");
     line("login refused address=127.0.1.2 reason=\"wrong-password\" user=\"user0\"");
@@ -218,8 +220,8 @@ fn a_balancer_names_the_client() {
     client.ask(header, "220");
     client.log_in("user0", "user0-password", "230");
     assert!(client.ask("PASV", "227").contains("(198,51,100,2,"));
-    let log = fs::read_to_string(gateway.tree().join("log/cosgate-serve.log")).unwrap();
-    assert!(log.contains("peer=192.0.2.77:4000"), "{log}");
+    let log = || fs::read_to_string(gateway.tree().join("log/cosgate-serve.log")).unwrap();
+    assert!(eventually(10, || log().contains("peer=192.0.2.77:4000")), "{}", log());
     let mut other = Client::from("127.0.0.3", &mut gateway);
     other.expect("220");
     other.ask(header, "500");

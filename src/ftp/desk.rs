@@ -362,9 +362,17 @@ impl FrontDesk {
             Ok(how) => how,
             Err(reply) => return self.refuse_transfer(reply).await,
         };
-        let is_for_that = matches!(how, StoreHow::Append | StoreHow::GoOn { .. });
-        if (restart != 0 && !is_for_that) || range.is_some() {
-            return self.refuse_transfer(Reply::new(554, "Uploads start at 0: say REST 0 or none")).await;
+        let refused = if range.is_some() {
+            Some(Reply::new(554, "A range can be read only: say REST 0"))
+        } else if restart != 0 && how == StoreHow::New {
+            Some(Reply::new(554, "A new name starts at 0: say REST 0"))
+        } else if restart != 0 && self.is_ascii && how != StoreHow::Append {
+            Some(Reply::new(504, NO_OFFSETS_IN_ASCII))
+        } else {
+            None
+        };
+        if let Some(reply) = refused {
+            return self.refuse_transfer(reply).await;
         }
         match self.intake() {
             Ok(conversion) => self.transfer(verb, path, Work::Store { how, bytes_told, conversion }).await,

@@ -85,6 +85,10 @@ pub(super) enum StoreHow {
     GoOn {
         at: u64,
     },
+    /// From `at` on: the bytes before are those of the file that is there; what it has behind them goes.
+    From {
+        at: u64,
+    },
 }
 
 impl Home {
@@ -250,6 +254,7 @@ impl Root {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
         let how = match how {
             StoreHow::GoOn { at } => return self.open_to_go_on(path, at),
+            StoreHow::From { at } => return self.open_to_store_from(path, at),
             StoreHow::Replace => OFlags::TRUNC,
             StoreHow::Append => OFlags::APPEND,
             StoreHow::New => OFlags::EXCL,
@@ -404,7 +409,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    fn of_file(file: impl AsFd) -> io::Result<Self> {
+    pub(super) fn of_file(file: impl AsFd) -> io::Result<Self> {
         Self::at(file, "", AtFlags::EMPTY_PATH)
     }
 

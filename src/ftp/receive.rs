@@ -71,8 +71,10 @@ const ROOM_TIME_MAX: Duration = Duration::from_secs(1);
 struct Upload {
     root: Arc<Root>,
     file: Arc<OwnedFd>,
-    /// Bytes that were held before this transfer.
+    /// Where in the file it begins, as far as is known beforehand.
     start: u64,
+    /// Bytes that were held of a broken upload; the mount counts them with those of this transfer.
+    held: u64,
     deed: Deed,
     means: Arc<Means>,
     throttle: Arc<Throttle>,
@@ -95,19 +97,20 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
     } = order;
     let Work::Store { how, bytes_told, conversion } = work else { return Err(Errno::INVAL) };
     let deed = match how {
-        StoreHow::Replace | StoreHow::New | StoreHow::GoOn { .. } => Deed::Store,
+        StoreHow::Replace | StoreHow::New | StoreHow::GoOn { .. } | StoreHow::From { .. } => Deed::Store,
         StoreHow::Append => Deed::Append,
     };
-    let start = match how {
-        StoreHow::GoOn { at } => at,
-        StoreHow::Replace | StoreHow::New | StoreHow::Append => 0,
+    let (start, held) = match how {
+        StoreHow::GoOn { at } => (at, at),
+        StoreHow::From { at } => (at, 0),
+        StoreHow::Replace | StoreHow::New | StoreHow::Append => (0, 0),
     };
     let meter = Meter::new(progress);
     let end = match open(home, path, how).await {
         Err(error) => Err(Broken::of_mount(&error, deed)),
         Ok((root, file)) => {
             let (file, meter) = (Arc::new(file), meter.clone());
-            let upload = Upload { root, file, start, deed, means: means.clone(), throttle, meter };
+            let upload = Upload { root, file, start, held, deed, means: means.clone(), throttle, meter };
             let end = match begin(&mut data, &mut announcer, &mut interrupt).await {
                 Ok(()) => upload.fill(&mut data, conversion.map(Intake::new), &mut interrupt).await,
                 broken => broken,
@@ -311,7 +314,7 @@ impl Upload {
 
     async fn commit(&self) -> Result<(), Broken> {
         let (root, file) = (self.root.clone(), self.file.clone());
-        let bytes = self.start + self.meter.bytes();
+        let bytes = self.held + self.meter.bytes();
         self.wait_for_store(move || root.commit(&file, bytes)).await
     }
 

@@ -71,6 +71,26 @@ impl Root {
         rustix::fs::seek(&file, SeekFrom::Start(at))?;
         Ok(file)
     }
+
+    /// A file to be filled from `at` on, armed; what is there before that stays, what is behind goes, as the
+    /// stock backend has it. Until commit all of it is as it was.
+    pub(super) fn open_to_store_from(&self, path: &ClientPath, at: u64) -> io::Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = self.open_beneath(path, flags, Mode::empty())?;
+        ioctl::arm(&file)?;
+        if Facts::of_file(&file)?.bytes < at {
+            // It was longer a moment ago.
+            return Err(Errno::BUSY.into());
+        }
+        rustix::fs::ftruncate(&file, at)?;
+        rustix::fs::seek(&file, SeekFrom::Start(at))?;
+        Ok(file)
+    }
+}
+
+/// What REST tells is not where an upload can begin (RFC 3659 section 5.4: 554).
+fn no_such_place(path: &ClientPath, at: u64, bytes: u64) -> Reply {
+    Reply::new(554, format!("REST {at} is past the end: {path} has {bytes} bytes"))
 }
 
 /// How long the end of an upload whose client has gone may take to be noticed, and how often that is looked for.
@@ -160,7 +180,7 @@ impl FrontDesk {
         let asks = match how {
             StoreHow::Replace => restart != 0,
             StoreHow::Append => true,
-            StoreHow::New | StoreHow::GoOn { .. } => false,
+            StoreHow::New | StoreHow::GoOn { .. } | StoreHow::From { .. } => false,
         };
         if !asks {
             return Ok(how);
@@ -168,8 +188,25 @@ impl FrontDesk {
         match self.held(path).await {
             Ok(Some(at)) if how == StoreHow::Append || at == restart => Ok(StoreHow::GoOn { at }),
             Ok(Some(at)) => Err(Reply::new(554, format!("{path}: {at} bytes are held of it, say REST {at}"))),
-            Ok(None) => Ok(how),
-            Err(error) => passing(&error, Deed::Store, path).map_or(Ok(how), Err),
+            Err(error) if passing(&error, Deed::Store, path).is_some() => {
+                Err(refusal(errno_of(&error), Deed::Store, path))
+            }
+            Ok(None) | Err(_) if how == StoreHow::Append => Ok(how),
+            Ok(None) | Err(_) => self.where_in_file(restart, path).await,
+        }
+    }
+
+    /// REST into a file that is there.
+    async fn where_in_file(&self, restart: u64, path: &ClientPath) -> Result<StoreHow, Reply> {
+        let Login::In(session) = &self.login else { return Ok(StoreHow::Replace) };
+        let (home, target) = (session.context.user().home.clone(), path.clone());
+        match home.run(move |root| root.look(&target)).await {
+            Ok(facts) if facts.kind == Kind::File && facts.bytes < restart => {
+                Err(no_such_place(path, restart, facts.bytes))
+            }
+            Ok(_) => Ok(StoreHow::From { at: restart }),
+            Err(error) if errno_of(&error) == Errno::NOENT => Err(no_such_place(path, restart, 0)),
+            Err(error) => Err(refusal(errno_of(&error), Deed::Store, path)),
         }
     }
 }

@@ -510,7 +510,8 @@ fn a_data_handshake_that_fails_or_stops_half_way_ends_in_a_reply() {
         let mut data = session.passive();
         session.ask(transfer, "150");
         data.write_all(garbage).unwrap();
-        data.socket().shutdown(Shutdown::Write).unwrap();
+        // The server may have hung up already.
+        data.socket().shutdown(Shutdown::Write).ok();
         session.expect("425");
     }
     // It waits: ABOR ends it.

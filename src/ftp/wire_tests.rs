@@ -333,7 +333,7 @@ async fn rest_never_outlives_the_command_it_was_meant_for() {
     client.ask("REST 11", "350").await;
     drop(client.passive().await);
     client.ask("RETR f", "554").await;
-    client.ask("REST 4", "350").await;
+    client.ask("REST 11", "350").await;
     drop(client.passive().await);
     client.ask("STOR f", "554").await;
     assert_eq!(std::fs::read(served.path().join("f")).unwrap(), b"0123456789");

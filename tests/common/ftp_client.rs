@@ -82,12 +82,20 @@ impl FtpClient {
     }
 
     pub fn fetch(&mut self, line: impl AsRef<[u8]>) -> Vec<u8> {
+        self.try_fetch(line).expect("the server begins")
+    }
+
+    /// `None` where the server does not begin.
+    pub fn try_fetch(&mut self, line: impl AsRef<[u8]>) -> Option<Vec<u8>> {
         let mut data = self.passive();
-        self.ask(line, 150);
+        self.say(line);
+        if self.hear().0 != 150 {
+            return None;
+        }
         let mut content = Vec::new();
         data.read_to_end(&mut content).expect("all of it comes");
         assert_eq!(self.hear().0, 226);
-        content
+        Some(content)
     }
 
     pub fn names(&mut self) -> Vec<String> {
