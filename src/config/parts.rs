@@ -80,7 +80,7 @@ pub fn largest_file_bytes(limits: &Limits) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::values::ByteSize, *};
 
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
@@ -107,6 +107,23 @@ mod tests {
             assert!(9 * sizes.bytes(number) <= 96 * MIB, "part {number}");
             sent += sizes.bytes(number);
             number += 1;
+        }
+    }
+
+    #[test]
+    fn the_manual_tells_what_each_memory_limit_carries() {
+        let manual =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md")).unwrap();
+        let rows = manual.lines().skip_while(|line| !line.contains("| largest part |")).skip(2);
+        let rows: Vec<_> = rows.take_while(|line| line.starts_with('|')).collect();
+        assert_eq!(rows.len(), 8);
+        for row in rows {
+            let memory = row.split('`').nth(1).unwrap();
+            let ByteSize(bytes) = ByteSize::parse(memory).unwrap();
+            let sizes = PartSizes::new(bytes, 4 * MIB);
+            let tenths = sizes.largest_bytes() * 10 / MIB;
+            let files = sizes.bytes_in_all() / GIB;
+            assert_eq!(row, format!("| `{memory}` | {}.{} MiB | {files} GiB |", tenths / 10, tenths % 10));
         }
     }
 
