@@ -452,8 +452,8 @@ fn attributes_tell_what_the_front_and_ls_ask_for() {
     assert!(identity.contains("COS_ACCOUNT_0") && identity.contains(BUCKET), "{identity}");
     assert_eq!(ask(&home.join("f"), "user.cosgate.crc64").as_deref(), Ok("11051210869376104954"));
     assert!(ask(&home.join("f"), "user.cosgate.etag").is_ok());
-    assert_eq!(ask(&home.join("f"), "security.selinux"), Err(Errno::NODATA));
-    assert_eq!(ask(&home.join("f"), "system.posix_acl_access"), Err(Errno::NODATA));
+    assert_eq!(ask(&home.join("f"), "security.selinux"), Err(Errno::OPNOTSUPP));
+    assert_eq!(ask(&home.join("f"), "system.posix_acl_access"), Err(Errno::OPNOTSUPP));
     let set = |name: &str, value: &[u8]| setxattr(home.join("f"), name, value, XattrFlags::empty());
     // As cp -a sends it: version 2; owner rw, group r, others r (acl(5) in the layout of <linux/posix_acl_xattr.h>).
     let acl =

@@ -11,7 +11,7 @@ use std::{
     fs,
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -1110,6 +1110,145 @@ async fn a_listing_answers_for_its_names() {
     assert_eq!(tree.store.calls(Operation::HeadObject), 0);
 }
 
+/// A directory whose list there is no room for: what its names are has to be asked for.
+fn crowded(names: usize) -> Tree {
+    let tree =
+        Tree::new(&Plan { attr_ttl: Duration::from_secs(60), memory_bytes: 1 << 20, ..Plan::default() });
+    for number in 0..names {
+        tree.memory.insert(&format!("d/{number:05}"), "1");
+    }
+    tree
+}
+
+/// > However long a listing takes, each entry is trusted for `attr_ttl` from when its own page was asked for.
+#[tokio::test]
+async fn a_page_is_as_fresh_as_itself() {
+    let attr_ttl = Duration::from_secs(1);
+    let tree = Tree::new(&Plan { attr_ttl, ..Plan::default() });
+    for number in 0..3000 {
+        tree.memory.insert(&format!("{number:05}"), "1");
+    }
+    let handle = tree.vfs().opendir(ROOT).await.unwrap();
+    let (mut offset, mut last) = (0, Duration::ZERO);
+    let mut seen = 0;
+    // The third page is asked for when the second one is begun: long after the listing was.
+    for (names, pause) in [(500, attr_ttl * 2), (2500, attr_ttl * 2), (3002, Duration::ZERO)] {
+        let (from, begun) = (offset, Instant::now());
+        let mut take = |line: &DirectoryEntry| {
+            if seen == names {
+                return false;
+            }
+            (offset, last) = (line.next_offset, line.entry.entry_ttl);
+            seen += 1;
+            true
+        };
+        tree.vfs().readdir(handle, from, false, &mut take).await.unwrap();
+        if names == 2500 {
+            assert!(!last.is_zero() || begun.elapsed() >= attr_ttl, "of the third page, just asked for");
+        }
+        tokio::time::sleep(pause).await;
+    }
+    assert!(last.is_zero(), "what was asked for before the last pause is old");
+    tree.vfs().releasedir(handle);
+}
+
+/// > Names that are asked for in order, in a directory of more than a page, cost one LIST per thousand names once they are four.
+#[tokio::test]
+async fn names_in_order_are_listed_ahead() {
+    let tree = crowded(2500);
+    for number in 0..2500 {
+        assert_eq!(stat(tree.vfs(), &format!("d/{number:05}")).await.unwrap().bytes, 1);
+        let absent = stat(tree.vfs(), &format!("d/{number:05}x")).await;
+        assert!(matches!(absent, Err(VfsError::NotFound { .. })));
+    }
+    assert!(tree.store.calls(Operation::HeadObject) <= 3);
+    // Of the root, of the first page, one beside each HEAD, and the three thousands.
+    assert!(tree.store.calls(Operation::ListObjects) <= 8, "{}", tree.store.calls(Operation::ListObjects));
+    // Own changes win over what was listed ahead.
+    unlink(tree.vfs(), "d/02400").await.unwrap();
+    write_file(tree.vfs(), "d/02400-", b"new").await.unwrap();
+    assert!(matches!(stat(tree.vfs(), "d/02400").await, Err(VfsError::NotFound { .. })));
+    assert_eq!(stat(tree.vfs(), "d/02400-").await.unwrap().bytes, 3);
+}
+
+/// > However many ask for one name at a time, the store is asked once.
+#[tokio::test]
+async fn one_name_is_looked_for_once() {
+    let at_once = async |tree: &Tree, path: &'static str| {
+        let calls = tree.store.calls_in_all();
+        let tasks: Vec<_> = (0..100)
+            .map(|_| {
+                let vfs = tree.vfs().clone();
+                tokio::spawn(async move { stat(&vfs, path).await.is_ok() })
+            })
+            .collect();
+        let mut found = 0;
+        for task in tasks {
+            found += u32::from(task.await.unwrap());
+        }
+        (found, tree.store.calls_in_all() - calls)
+    };
+    let small = Tree::new(&Plan { attr_ttl: Duration::from_secs(60), ..Plan::default() });
+    small.memory.insert("d/a", "1");
+    stat(small.vfs(), "d").await.unwrap();
+    assert_eq!(at_once(&small, "d/absent").await, (0, 1), "a LIST of the page");
+    assert_eq!(at_once(&small, "d/a").await, (100, 0), "which has told of all names");
+    let large = crowded(2500);
+    stat(large.vfs(), "d/00000").await.unwrap();
+    assert_eq!(at_once(&large, "d/02000").await, (100, 2), "HEAD, and a LIST of what would be below");
+    assert_eq!(at_once(&large, "d/01999x").await, (0, 2));
+}
+
+/// > Files removed in order cost one DELETE each and one LIST per thousand, also where the directory has no marker.
+#[tokio::test]
+async fn files_removed_in_order_cost_a_delete_each() {
+    let tree = crowded(2500);
+    for number in 0..2500 {
+        unlink(tree.vfs(), &format!("d/{number:05}")).await.unwrap();
+    }
+    assert_eq!(tree.store.calls(Operation::DeleteObject), 2500);
+    assert!(tree.store.calls(Operation::HeadObject) <= 3);
+    // Of the root, of the first page, two for each name before the walk began, the three thousands, and
+    // the end, where only the store can tell whether another one is left.
+    let lists = tree.store.calls(Operation::ListObjects);
+    assert!(lists <= 80, "{lists}");
+    assert_eq!(tree.memory.keys(), ["d/"], "the directory stays");
+}
+
+/// > A directory's rename costs one COPY for each object, and one LIST and one multiple DELETE more per thousand.
+#[tokio::test]
+async fn a_directory_is_renamed_by_a_copy_each() {
+    let tree = Tree::new(&Plan::default());
+    for number in 0..1500 {
+        tree.memory.insert(&format!("d/{number:05}"), "1");
+    }
+    stat(tree.vfs(), "d").await.unwrap();
+    let calls = |operation| tree.store.calls(operation);
+    let lists = calls(Operation::ListObjects);
+    rename(tree.vfs(), "d", "e", false).await.unwrap();
+    assert_eq!((calls(Operation::CopyObject), calls(Operation::HeadObject)), (1500, 0));
+    assert_eq!((calls(Operation::DeleteObjects), calls(Operation::PutObject)), (2, 1));
+    assert_eq!(calls(Operation::ListObjects) - lists, 4);
+    assert_eq!(tree.memory.keys().len(), 1501, "all of it, and the marker");
+}
+
+/// A list that lags tells of a version that is not there any more.
+#[tokio::test]
+async fn a_lagging_list_does_not_break_a_rename() {
+    let tree = Tree::new(&restless());
+    let other = Tree::over(tree.memory.clone(), &restless());
+    tree.memory.insert("d/a", "1");
+    tree.memory.insert("d/b", "1");
+    tree.memory.lists_lag();
+    write_file(other.vfs(), "d/a", b"other").await.unwrap();
+    unlink(other.vfs(), "d/b").await.unwrap();
+    let renamed = rename(tree.vfs(), "d", "e", false).await;
+    assert!(matches!(renamed, Err(VfsError::ReplacedMeanwhile { .. })), "{renamed:?}");
+    assert_eq!(tree.memory.content("e/a").unwrap(), "other");
+    assert_eq!(tree.memory.content("d/a").unwrap(), "other", "what the list does not tell of stays");
+    assert_eq!(tree.memory.content("e/b"), None);
+}
+
 /// > What another gateway changed is seen after `attr_ttl`.
 #[tokio::test]
 async fn foreign_changes_are_seen() {
@@ -1367,7 +1506,11 @@ async fn the_etag_of_a_file_is_told() {
     let inode = inode_of(tree.vfs(), "a").await;
     let told = tree.vfs().getxattr(inode, OsStr::new("user.cosgate.etag")).await.unwrap();
     assert_eq!(told, etag.as_str().as_bytes());
-    for name in ["security.selinux", "system.posix_acl_access", "user.other"] {
-        assert!(matches!(tree.vfs().getxattr(inode, OsStr::new(name)).await, Err(VfsError::NoAttribute)));
+    let other = tree.vfs().getxattr(inode, OsStr::new("user.other")).await;
+    assert!(matches!(other, Err(VfsError::NoAttribute)));
+    // ls(1) asks for these once, and for no other file of the mount once it has heard that there are none.
+    for name in ["security.selinux", "system.posix_acl_access"] {
+        let told = tree.vfs().getxattr(inode, OsStr::new(name)).await;
+        assert!(matches!(told, Err(VfsError::NotSupported { .. })), "{told:?}");
     }
 }

@@ -8,13 +8,16 @@
 //! | `DELETE /faults`, `DELETE /faults/ID` | none any more, or that one |
 //! | `GET /uploads` | `[{bucket, key, upload_id, parts, bytes}]` |
 //! | `GET /objects?bucket=` | `[{key, size, crc64, etag}]`; `crc64` is text, as in COS's header |
+//! | `POST /fill` | `{"bucket", "prefix", "count"}`: so many objects of one byte, `PREFIXname-of-0000000.txt` and on |
 //! | `PUT /pace` | `{"latency_ms", "per_connection_bandwidth"}`, 0 = none |
 
 use std::{
+    io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use bytes::BytesMut;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,10 +25,12 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{
     body::Body,
     connection::next_request,
+    content::Intake,
     fault::{Fault, FaultKind},
     operation::Operation,
     request::Request,
     service::Service,
+    store::{Attributes, Object, Overwrite},
     wire::{Pace, Wire},
 };
 
@@ -40,6 +45,15 @@ struct PaceWanted {
     latency_ms: u64,
     #[serde(default)]
     per_connection_bandwidth: u64,
+}
+
+/// What `POST /fill` says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FillWanted {
+    bucket: String,
+    prefix: String,
+    count: u32,
 }
 
 /// Serves the admin port for ever.
@@ -116,6 +130,11 @@ fn answer(service: &Service, request: &Request, text: &[u8]) -> Result<Value, Re
         }
         ("GET", "/uploads") => Ok(uploads(service)),
         ("GET", "/objects") => objects(service, request.filled_parameter("bucket")),
+        ("POST", "/fill") => {
+            let wanted: FillWanted = serde_json::from_slice(text).map_err(|error| refused(&error))?;
+            fill(service, &wanted)?;
+            Ok(json!({}))
+        }
         ("PUT", "/pace") => {
             let wanted: PaceWanted = serde_json::from_slice(text).map_err(|error| refused(&error))?;
             service.pace.set(Duration::from_millis(wanted.latency_ms), wanted.per_connection_bandwidth);
@@ -123,6 +142,31 @@ fn answer(service: &Service, request: &Request, text: &[u8]) -> Result<Value, Re
         }
         _ => Err((404, format!("no such request: {} {}", request.method, request.path))),
     }
+}
+
+/// Directories too large to be made one request at a time.
+fn fill(service: &Service, wanted: &FillWanted) -> Result<(), Refused> {
+    let broken = |error: io::Error| (500, error.to_string());
+    let mut intake = Intake::new(service.store.data(), true).map_err(broken)?;
+    let mut byte = BytesMut::from(&b"x"[..]);
+    intake.digest(&byte);
+    intake.store(&mut byte).map_err(broken)?;
+    let received = intake.finish().map_err(broken)?;
+    let object = Object {
+        etag: received.etag(),
+        crc64: received.crc64,
+        content: received.content,
+        modified: service.clock.now(),
+        appendable: false,
+        attributes: Attributes::default(),
+    };
+    for number in 0..wanted.count {
+        let key = format!("{}name-of-{number:07}.txt", wanted.prefix);
+        let now_ms = service.clock.now_ms();
+        let put = service.store.put(&wanted.bucket, &key, object.clone(), &Overwrite::Allowed, now_ms);
+        put.map_err(|error| (400, format!("{key}: {error:?}")))?;
+    }
+    Ok(())
 }
 
 /// Sets a fault and gives its ID.

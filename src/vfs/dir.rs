@@ -190,7 +190,8 @@ pub(super) async fn readdir(
             let is_last = step.has_successor() && step.next(place).is_none();
             let behind = if is_last { Place { step: place.step + 1, own: 0, listed: 0 } } else { place };
             let kept = kept.get(&name).map(Arc::as_ref);
-            let taken = open.offer(shared, &name, &facts, kept, cursor.asked, plus, behind.offset(), take)?;
+            let asked = step.page.as_ref().map_or(cursor.asked, |page| page.asked);
+            let taken = open.offer(shared, &name, &facts, kept, asked, plus, behind.offset(), take)?;
             if !taken {
                 return Ok(());
             }

@@ -19,14 +19,22 @@ use super::{
 };
 use crate::cos::ListPage;
 
-/// Directories known to be larger than a page, and keys known to be absent, at most.
+/// Directories known to be larger than a page, and keys looked for one by one, at most.
 const LARGE_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Walks through directories that are remembered, each with a page of names at most.
+const WALKS_MAX: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");
+/// Names asked for in order that make a walk.
+const WALK_LOOKS: u32 = 4;
+/// How long somebody who walks may take for one name.
+const WALK_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long a directory counts as large without a new look.
 const LARGE_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// The names of a page with what the list tells of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Page {
+    /// When it was asked for: a listing of a million names is read for longer than any of it may be trusted.
+    pub(super) asked: Instant,
     /// All names, one behind the other.
     names: String,
     rows: Vec<Row>,
@@ -52,8 +60,9 @@ struct Row {
 
 impl Page {
     /// The page `list` of `directory`. Names that cannot be files are left out.
-    pub(super) fn new(list: &ListPage, directory: &str, names: &Names) -> Self {
-        let mut page = Self { next_marker: list.next_marker.clone(), ..Self::default() };
+    pub(super) fn new(list: &ListPage, directory: &str, names: &Names, asked: Instant) -> Self {
+        let next_marker = list.next_marker.clone();
+        let mut page = Self { asked, names: String::new(), rows: Vec::new(), has_marker: false, next_marker };
         let mut objects = list.objects.iter().peekable();
         let mut prefixes = list.prefixes.iter().peekable();
         loop {
@@ -190,8 +199,10 @@ pub(super) struct ListingCache {
     listings: LruCache<String, Arc<Listing>>,
     /// Directories with more than one page, and when that was seen.
     large: LruCache<String, Instant>,
-    /// Keys that a HEAD did not find, and when.
-    absent: LruCache<String, Instant>,
+    /// What was found under single keys (`None`: nothing), and when it was asked.
+    looked: LruCache<String, (Option<Facts>, Instant)>,
+    /// Large directories whose names are asked for one behind the other.
+    walks: LruCache<String, Walk>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -201,7 +212,8 @@ impl ListingCache {
         Self {
             listings: LruCache::unbounded(),
             large: LruCache::new(LARGE_MAX),
-            absent: LruCache::new(LARGE_MAX),
+            looked: LruCache::new(LARGE_MAX),
+            walks: LruCache::new(WALKS_MAX),
             bytes: 0,
             bytes_max,
         }
@@ -249,20 +261,95 @@ impl ListingCache {
         self.large.put(directory.to_owned(), now);
     }
 
-    /// Neither an object nor a directory is there.
-    pub(super) fn note_absent(&mut self, key: &str, asked: Instant) {
-        self.absent.put(key.to_owned(), asked);
+    /// What a key, or the directory of its name, was found to be; `None`: neither is there.
+    pub(super) fn note_looked(&mut self, key: &str, facts: Option<Facts>, asked: Instant) {
+        self.looked.put(key.to_owned(), (facts, asked));
     }
 
-    /// Whether a key was looked for and not found, at most `age_max` ago.
-    pub(super) fn is_absent(&mut self, key: &str, now: Instant, age_max: Duration) -> bool {
-        self.absent.get(key).is_some_and(|asked| now.saturating_duration_since(*asked) < age_max)
+    /// What was found under a key at most `age_max` ago.
+    #[expect(clippy::option_option, reason = "not known, absent, and present are three answers")]
+    pub(super) fn looked(
+        &mut self,
+        key: &str,
+        now: Instant,
+        age_max: Duration,
+    ) -> Option<Option<(Facts, Instant)>> {
+        let (facts, asked) = self.looked.get(key)?;
+        let is_fresh = now.saturating_duration_since(*asked) < age_max;
+        is_fresh.then(|| facts.clone().map(|facts| (facts, *asked)))
+    }
+
+    /// Whether the names of a directory are being asked for in order, `name` being the next of them.
+    pub(super) fn is_walked(&mut self, directory: &str, name: &str, now: Instant) -> bool {
+        let walk = self.walks.get_or_insert_mut(directory.to_owned(), || Walk::new(now));
+        walk.go_on(name, now);
+        walk.looks >= WALK_LOOKS
+    }
+
+    /// Keeps the names behind `from` for the walk of a directory.
+    pub(super) fn keep_ahead(&mut self, directory: &str, from: &str, listing: Arc<Listing>) {
+        if let Some(walk) = self.walks.get_mut(directory) {
+            walk.ahead = Some((from.to_owned(), listing));
+        }
+    }
+
+    /// What was listed ahead of a walk, if it is younger than `age_max` and begins before `name`.
+    pub(super) fn ahead(
+        &mut self,
+        directory: &str,
+        name: &str,
+        now: Instant,
+        age_max: Duration,
+    ) -> Option<Arc<Listing>> {
+        let walk = self.walks.get_mut(directory)?;
+        let (from, listing) = walk.ahead.as_ref()?;
+        let reaches = from.as_str() < name && listing.pages.iter().any(|page| page.reaches(directory, name));
+        if !reaches || now.saturating_duration_since(listing.asked) >= age_max {
+            return None;
+        }
+        let listing = listing.clone();
+        walk.go_on(name, now);
+        Some(listing)
     }
 
     /// Bytes kept.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        let ahead = self.walks.iter().filter_map(|(_, walk)| walk.ahead.as_ref());
+        self.bytes + ahead.map(|(_, listing)| listing.memory_bytes()).sum::<usize>()
     }
+}
+
+/// Somebody asks for the names of a directory in order: `ls -l` of a list that has grown old, `rm -r`, rsync.
+/// After a few names the next thousand are listed at once, instead of two requests for each.
+#[derive(Debug)]
+struct Walk {
+    last: String,
+    at: Instant,
+    /// Names in order so far.
+    looks: u32,
+    /// What lies ahead, and the name behind which it begins.
+    ahead: Option<(String, Arc<Listing>)>,
+}
+
+impl Walk {
+    fn new(now: Instant) -> Self {
+        Self { last: String::new(), at: now, looks: 0, ahead: None }
+    }
+
+    fn go_on(&mut self, name: &str, now: Instant) {
+        if name == self.last {
+            return;
+        }
+        let goes_on = name > self.last.as_str() && now.saturating_duration_since(self.at) < WALK_PAUSE_MAX;
+        self.looks = if goes_on { self.looks.saturating_add(1) } else { 1 };
+        name.clone_into(&mut self.last);
+        self.at = now;
+    }
+}
+
+/// A name that stands right before `name`, or nearly.
+pub(super) fn before(name: &str) -> &str {
+    name.char_indices().next_back().map_or("", |(last, _)| &name[..last])
 }
 
 #[cfg(test)]
@@ -285,7 +372,7 @@ mod tests {
             prefixes: prefixes.iter().map(|text| (*text).to_owned()).collect(),
             next_marker: next.map(str::to_owned),
         };
-        Page::new(&list, "d/", &Names::new("", ".cosgate/"))
+        Page::new(&list, "d/", &Names::new("", ".cosgate/"), Instant::now())
     }
 
     #[test]
@@ -311,6 +398,33 @@ mod tests {
         assert!(listing.is_complete());
         assert_eq!(listing.find("d/", "d"), Some(None));
         assert!(matches!(listing.find("d/", "c"), Some(Some(_))));
+    }
+
+    #[test]
+    fn names_in_order_make_a_walk_and_what_is_listed_ahead_answers_for_it() {
+        let (mut cache, now, ttl) = (ListingCache::new(200_000), Instant::now(), Duration::from_secs(5));
+        let mut walks = |name: &str| cache.is_walked("d/", name, now);
+        assert!(!walks("a") && !walks("b") && !walks("c"));
+        assert!(!walks("a"), "back to the start: not in order");
+        assert!(!walks("b") && !walks("c") && walks("d1"));
+        assert!(!cache.is_walked("d/", "e", now + WALK_PAUSE_MAX), "it has paused");
+        let page = Arc::new(page(&["d/d1", "d/d2", "d/d9"], &[], Some("d/d9")));
+        cache.keep_ahead("d/", before("d1"), Arc::new(Listing { asked: page.asked, pages: vec![page] }));
+        assert!(cache.bytes() > 0);
+        let mut answers = |name: &str, at: Duration| cache.ahead("d/", name, now + at, ttl).is_some();
+        assert!(
+            answers("d1", Duration::ZERO) && answers("d5", Duration::ZERO) && answers("d9", Duration::ZERO)
+        );
+        assert!(!answers("d", Duration::ZERO), "where it begins is not part of it");
+        assert!(!answers("d91", Duration::ZERO), "it ends there");
+        assert!(!answers("d1", ttl + Duration::from_secs(1)), "too old");
+    }
+
+    #[test]
+    fn a_name_stands_behind_the_one_before_it() {
+        for (name, short) in [("abc", "ab"), ("深圳", "深"), ("x", ""), ("", "")] {
+            assert_eq!(before(name), short);
+        }
     }
 
     #[test]

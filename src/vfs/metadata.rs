@@ -253,9 +253,10 @@ impl Shared {
 
 pub(super) async fn getxattr(vfs: &Vfs, inode: InodeNo, name: &OsStr) -> VfsResult<Bytes> {
     let shared = &vfs.shared;
-    // `ls -l` asks three `security.` and `system.` names per file: those never reach the store.
+    // `ls -l` asks for `security.` and `system.` names of each file, until it hears that the file system has
+    // none at all: a hundred times the requests of the listing itself.
     let Some(name) = name.to_str().filter(|name| name.starts_with(USER)) else {
-        return Err(VfsError::NoAttribute);
+        return Err(VfsError::NotSupported { what: "an extended attribute outside user." });
     };
     if let Some(own) = name.strip_prefix(OWN) {
         return own_attribute(shared, inode, own).await;

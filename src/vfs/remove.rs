@@ -26,6 +26,9 @@ use crate::cos::{Key, ListRequest, NewObject, Payload};
 /// What COS calls a directory (*Creating Folders*).
 pub(super) const MARKER_TYPE: &str = "application/x-directory";
 
+/// Names at the end of a list that are looked at for one that keeps its directory.
+const LISTED_OTHERS_MAX: usize = 64;
+
 pub(super) async fn mkdir(
     vfs: &Vfs,
     parent: InodeNo,
@@ -183,11 +186,7 @@ impl Shared {
         if let Some(Change::Put(_)) = self.own_change(directory) {
             return Ok(true);
         }
-        let now = Instant::now();
-        let listing = self.listings.lock().fresh(directory, now, self.attr_ttl);
-        if listing.is_some_and(|listing| listing.pages.iter().any(|page| page.has_marker))
-            && self.own_change(directory).is_none()
-        {
+        if self.has_listed_other(directory, leaving) {
             return Ok(true);
         }
         let others = self.below(directory, Some(leaving)).await?;
@@ -196,6 +195,30 @@ impl Shared {
             self.note_put(directory, Facts::directory(from_seconds(0)));
         }
         Ok(!others.is_empty())
+    }
+
+    /// Whether a fresh list shows the marker of a directory, or a file in it beside `leaving`.
+    fn has_listed_other(&self, directory: &str, leaving: &Key) -> bool {
+        let (now, name) = (Instant::now(), leaving.as_str().strip_prefix(directory).unwrap_or(""));
+        let mut listings = self.listings.lock();
+        let fresh = listings.fresh(directory, now, self.attr_ttl);
+        let Some(listing) = fresh.or_else(|| listings.ahead(directory, name, now, self.attr_ttl)) else {
+            return false;
+        };
+        drop(listings);
+        let overlay = self.overlay.lock();
+        if overlay.change(directory, now).is_none() && listing.pages.iter().any(|page| page.has_marker) {
+            return true;
+        }
+        // From the end, because `rm -r` begins at the start.
+        let pages = listing.pages.iter().rev();
+        let last = pages.flat_map(|page| (0..page.len()).rev().map(move |place| (page, place)));
+        last.take(LISTED_OTHERS_MAX).any(|(page, place)| {
+            let listed = page.name(place);
+            let change = overlay.change(&format!("{directory}{listed}"), now);
+            // Of what was changed, only the store can tell.
+            listed != name && !listed.ends_with('/') && change.is_none()
+        })
     }
 
     /// Whether a directory holds nothing but its marker; files that are just being written count.

@@ -237,6 +237,42 @@ fn facts_of_copy(source: &ObjectMeta, stored: &Stored) -> Facts {
     Facts::of_object(source.size, modified, &stored.etag)
 }
 
+/// Copies one object as a list told of it; one that is another by now, as it is. The size and ETag of what was
+/// copied, and what the copy is; `None` where nothing is there.
+async fn copy_listed(
+    shared: &Shared,
+    key: &Key,
+    target: &Key,
+    listed: &Facts,
+    name: &str,
+) -> VfsResult<Option<(u64, PackedETag, Facts)>> {
+    if let Some(packed) = listed.etag.clone().filter(|_| listed.bytes <= PART_COPY_ABOVE_BYTES) {
+        let etag = packed.unpack();
+        let permit = shared.writers.upload_permit().await;
+        let copied = shared.store.copy_object(key, target, Some(&etag), None, false).await;
+        drop(permit);
+        match copied {
+            Ok(stored) => {
+                let modified = stored.last_modified.unwrap_or_else(Shared::wall_clock);
+                let new = Facts::of_object(listed.bytes, modified, &stored.etag);
+                return Ok(Some((listed.bytes, packed, new)));
+            }
+            // Lists lag: HEAD tells what is there.
+            Err(error) if matches!(error.reason, Reason::NoSuchKey | Reason::PreconditionFailed) => {}
+            Err(error) => return Err(shared.failed_change(error, name)),
+        }
+    }
+    let meta = match shared.store.head_object(key).await {
+        Ok(meta) => meta,
+        // Gone meanwhile, or the list lags behind a delete.
+        Err(failure) if failure.reason == Reason::NoSuchKey => return Ok(None),
+        Err(failure) => return Err(VfsError::from_cos(failure, name)),
+    };
+    let copied = copy(shared, key, target, &meta, None, false).await;
+    let stored = copied.map_err(|error| shared.failed_change(error, name))?;
+    Ok(Some((meta.size, PackedETag::new(&meta.etag), facts_of_copy(&meta, &stored))))
+}
+
 /// Copies one object, of the version that `meta` tells.
 async fn copy(
     shared: &Shared,
@@ -408,27 +444,21 @@ impl Copied {
         found: Vec<(String, Facts)>,
     ) -> VfsResult<()> {
         let marker_stood = self.marker_stood;
-        let copies = found.into_iter().map(|(text, _)| async move {
+        let copies = found.into_iter().map(|(text, facts)| async move {
             let impossible = |_| VfsError::NameImpossible { name: text.clone() };
             let key = Key::new(&text).map_err(impossible)?;
             let rest = &text[source.as_str().len()..];
             let target =
                 Key::new(format!("{into}{rest}", into = into.as_str())).map_err(|_| VfsError::NameTooLong)?;
             shared.keys.settled(&key).await?;
-            let error = |error| VfsError::from_cos(error, name);
-            let meta = match shared.store.head_object(&key).await {
-                Ok(meta) => meta,
-                // Gone meanwhile, or the list lags behind a delete.
-                Err(failure) if failure.reason == Reason::NoSuchKey => return Ok(None),
-                Err(failure) => return Err(error(failure)),
+            let Some((bytes, etag, new)) = copy_listed(shared, &key, &target, &facts, name).await? else {
+                return Ok(None);
             };
-            let stored = copy(shared, &key, &target, &meta, None, false).await;
-            let stored = stored.map_err(|error| shared.failed_change(error, name))?;
-            shared.note_put(target.as_str(), facts_of_copy(&meta, &stored));
+            shared.note_put(target.as_str(), new);
             // Nothing but a marker can have been there: the directory was empty.
             let stood = marker_stood.filter(|_| rest.is_empty());
-            shared.count_change(target.as_str(), stood, Some(meta.size));
-            Ok(Some((text, Some(PackedETag::new(&meta.etag)))))
+            shared.count_change(target.as_str(), stood, Some(bytes));
+            Ok(Some((text, Some(etag))))
         });
         let mut done = stream::iter(copies).buffer_unordered(COPIES_MAX);
         while let Some(copied) = done.next().await {

@@ -3,10 +3,12 @@
 //! ```text
 //! inode table, fresh ── own recent change ── listing of the directory, fresh      no request
 //!   └─ directory of one page: LIST it, which answers for all its names            one LIST per attr_ttl
+//!   └─ larger, names asked for in order: LIST the thousand from this one on       one per thousand names
 //!   └─ larger: HEAD the object beside a LIST of the directory by that name        two, in parallel
 //! ```
 //!
-//! Only one task lists a directory's first page at a time; whoever comes meanwhile waits for its answer.
+//! Only one task lists a directory at a time, and only one looks for a name; whoever comes meanwhile waits for
+//! its answer.
 
 use std::{
     collections::HashMap,
@@ -22,7 +24,7 @@ use super::{
     Attributes, Entry, HandleNo, InodeNo, Vfs, VfsError, VfsResult,
     attr::{Facts, from_seconds, seconds},
     inode::{Known, Link},
-    listing::{Listing, Page},
+    listing::{Listing, Page, before},
     name::component,
     overlay::Change,
     policy::Standing,
@@ -106,6 +108,11 @@ pub(super) async fn getattr(vfs: &Vfs, inode: InodeNo, handle: Option<HandleNo>)
         None => None,
     };
     Ok(shared.attributes(inode, &known, kept.as_deref()))
+}
+
+/// The marker behind which the names of a directory stand that come after `name`; empty = from the start.
+fn marker_at(directory: &str, name: &str) -> String {
+    if name.is_empty() { String::new() } else { format!("{directory}{name}") }
 }
 
 impl Shared {
@@ -211,17 +218,37 @@ impl Shared {
                 return Ok(answer);
             }
         }
+        if !self.attr_ttl.is_zero() && self.listings.lock().is_walked(directory, name, Instant::now()) {
+            let _first = flight.lock().await;
+            if let Some(answer) = self.remembered(directory, name) {
+                return Ok(answer);
+            }
+            let from = before(name);
+            let page = self.list_page(directory, &marker_at(directory, from)).await?;
+            let listing = Arc::new(Listing { asked: page.asked, pages: vec![Arc::new(page)] });
+            self.listings.lock().keep_ahead(directory, from, listing.clone());
+            if let Some(answer) = self.by_listing(directory, name, &listing) {
+                return Ok(answer);
+            }
+        }
         self.look(directory, name).await
     }
 
     /// HEAD the object, and beside it LIST what would be below the directory of that name.
     async fn look(&self, directory: &str, name: &str) -> VfsResult<Option<(Facts, Instant)>> {
-        let asked = Instant::now();
         let key = self.names.key(directory, name)?;
+        let flight = self.flights.of(key.as_str());
+        let _first = flight.lock().await;
+        if let Some(answer) = self.remembered(directory, name) {
+            return Ok(answer);
+        }
+        let asked = Instant::now();
         let below = format!("{key}/");
         let (object, is_directory) = tokio::join!(self.head(&key, name), self.has_below(&below));
         if is_directory? {
-            return Ok(Some((self.dated(Facts::directory(from_seconds(0))), asked)));
+            let facts = self.dated(Facts::directory(from_seconds(0)));
+            self.listings.lock().note_looked(key.as_str(), Some(facts.clone()), asked);
+            return Ok(Some((facts, asked)));
         }
         let object = object?;
         let overlay = self.overlay.lock();
@@ -231,9 +258,7 @@ impl Shared {
             _ => object,
         };
         drop(overlay);
-        if facts.is_none() {
-            self.listings.lock().note_absent(key.as_str(), asked);
-        }
+        self.listings.lock().note_looked(key.as_str(), facts.clone(), asked);
         Ok(facts.map(|facts| (facts, asked)))
     }
 
@@ -275,19 +300,29 @@ impl Shared {
         let now = Instant::now();
         let key = format!("{directory}{name}");
         let is_fresh = |done: Instant| now.saturating_duration_since(done) < self.attr_ttl;
-        {
+        let own_directory = {
             let overlay = self.overlay.lock();
-            if overlay.directory(&format!("{key}/"), now) != Some(true)
+            let own_directory = overlay.directory(&format!("{key}/"), now);
+            if own_directory != Some(true)
                 && let Some((change, done)) = overlay.change(&key, now).filter(|(_, done)| is_fresh(*done))
             {
                 return Some(change.over(None).map(|facts| (facts, done)));
             }
-        }
+            own_directory
+        };
         let listing = self.listings.lock().fresh(directory, now, self.attr_ttl);
         if let Some(answer) = listing.and_then(|listing| self.by_listing(directory, name, &listing)) {
             return Some(answer);
         }
-        self.listings.lock().is_absent(&key, now, self.attr_ttl).then_some(None)
+        let ahead = self.listings.lock().ahead(directory, name, now, self.attr_ttl);
+        if let Some(answer) = ahead.and_then(|listing| self.by_listing(directory, name, &listing)) {
+            return Some(answer);
+        }
+        // A directory that was made or removed since tells otherwise.
+        if own_directory.is_some() {
+            return None;
+        }
+        self.listings.lock().looked(&key, now, self.attr_ttl)
     }
 
     /// What a listing says of a name, own changes laid over it; `None` where it does not reach.
@@ -319,8 +354,9 @@ impl Shared {
             marker: marker.to_owned(),
             entries_max: PAGE_NAMES_MAX,
         };
+        let asked = Instant::now();
         let list = self.store.list_objects(&request).await.map_err(|e| VfsError::from_cos(e, directory))?;
-        Ok(Page::new(&list, directory, &self.names))
+        Ok(Page::new(&list, directory, &self.names, asked))
     }
 
     /// Facts with the right kind: what looks like a file may be a symbolic link.
