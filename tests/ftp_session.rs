@@ -545,3 +545,25 @@ impl Drop for MountChild {
         self.stop();
     }
 }
+
+#[test]
+fn a_listing_that_was_cut_is_told_and_logged() {
+    let _watchdog = Watchdog::bark_after(120);
+    let emulator = Emulator::start();
+    let mut gateway = Setup::new(&emulator).account("user0", "").optional("max_list_file = 1500").serve();
+    let wanted = json!({ "bucket": BUCKET, "prefix": "", "count": 1501 });
+    emulator.admin("POST", "/fill", &wanted.to_string());
+    let mut client = Client::log_in(&mut gateway, "user0");
+    let lines = String::from_utf8(client.fetch("LIST")).expect("names in ASCII");
+    assert_eq!(lines.lines().count(), 1500);
+    let lines = String::from_utf8(client.fetch("MLSD")).expect("names in ASCII");
+    assert_eq!(lines.lines().count(), 1501, "MLSD is never cut");
+    let logged = || {
+        let files = std::fs::read_dir(gateway.tree().join("log")).expect("the log is there");
+        files.flatten().any(|file| {
+            std::fs::read_to_string(file.path())
+                .is_ok_and(|text| text.contains("max_list_file allows no more"))
+        })
+    };
+    assert!(eventually(10, logged), "the log says so");
+}

@@ -1120,6 +1120,59 @@ fn crowded(names: usize) -> Tree {
     tree
 }
 
+/// > The first entries of a listing are there as soon as its first page is, and the next page is on its way meanwhile.
+#[tokio::test]
+async fn entries_come_page_by_page() {
+    let tree = Tree::new(&Plan::default());
+    for number in 0..3000 {
+        tree.memory.insert(&format!("{number:05}"), "1");
+    }
+    let gate = tree.store.block(Rule::on(Operation::ListObjects).after(1));
+    let handle = tree.vfs().opendir(ROOT).await.unwrap();
+    let mut seen = Vec::new();
+    let mut take = |line: &DirectoryEntry| {
+        seen.push(line.name.clone());
+        seen.len() < 188
+    };
+    let patience = Duration::from_secs(30);
+    let read = tree.vfs().readdir(handle, 0, true, &mut take);
+    tokio::time::timeout(patience, read).await.expect("the second page is not waited for").unwrap();
+    assert_eq!(seen.len(), 188);
+    tokio::time::timeout(patience, gate.reached_by(1)).await.expect("it has been asked for");
+    gate.release();
+    tree.vfs().releasedir(handle);
+}
+
+/// Names of a list that is too large to be kept are looked up while it is read.
+#[tokio::test]
+async fn a_page_that_is_listed_answers_for_its_names() {
+    let tree = crowded(5000);
+    let inode = inode_of(tree.vfs(), "d").await;
+    let handle = tree.vfs().opendir(inode).await.unwrap();
+    let mut offset = 0;
+    loop {
+        let mut batch = Vec::new();
+        let mut take = |line: &DirectoryEntry| {
+            if batch.len() == 683 {
+                return false;
+            }
+            batch.push((line.name.to_str().unwrap().to_owned(), line.next_offset));
+            true
+        };
+        tree.vfs().readdir(handle, offset, false, &mut take).await.unwrap();
+        let Some((_, last)) = batch.last() else { break };
+        offset = *last;
+        for (name, _) in batch.iter().filter(|(name, _)| !name.starts_with('.')) {
+            stat(tree.vfs(), &format!("d/{name}")).await.unwrap();
+        }
+    }
+    tree.vfs().releasedir(handle);
+    assert_eq!(tree.store.calls(Operation::HeadObject), 0);
+    // Of the root, and five pages.
+    assert_eq!(tree.store.calls(Operation::ListObjects), 6);
+    tree.vfs().forget(inode, 1);
+}
+
 /// > However long a listing takes, each entry is trusted for `attr_ttl` from when its own page was asked for.
 #[tokio::test]
 async fn a_page_is_as_fresh_as_itself() {

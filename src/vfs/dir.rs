@@ -351,6 +351,12 @@ impl Cursor {
             self.steps.push(Step::behind(next.clone()));
         }
         let is_last = page.next_marker.is_none();
+        // Names of a page may be looked up before the whole list is there, or where it is too large to be kept.
+        let from = &self.steps[number].marker;
+        let from = from.strip_prefix(directory).unwrap_or("");
+        if number > 0 || !is_last {
+            shared.listings.lock().keep_ahead(directory, from, page.clone());
+        }
         let fits = self.keeps.as_mut().is_some_and(|building| building.grow(page.memory_bytes()));
         self.steps[number].page = Some(page);
         if !fits && self.keeps.take().is_some() || self.keeps.is_none() {

@@ -286,11 +286,27 @@ impl ListingCache {
         walk.looks >= WALK_LOOKS
     }
 
-    /// Keeps the names behind `from` for the walk of a directory.
-    pub(super) fn keep_ahead(&mut self, directory: &str, from: &str, listing: Arc<Listing>) {
-        if let Some(walk) = self.walks.get_mut(directory) {
-            walk.ahead = Some((from.to_owned(), listing));
-        }
+    /// Keeps the names behind `from` for whoever walks through a directory, joined to the page before: who lists
+    /// looks at the names of one while the next is taken already, and the last name of a page (a file, or a
+    /// directory?) is decided by the next.
+    pub(super) fn keep_ahead(&mut self, directory: &str, from: &str, page: Arc<Page>) -> Arc<Listing> {
+        let walk = self.walks.get_or_insert_mut(directory.to_owned(), || Walk::new(page.asked));
+        let joins = |last: &&Arc<Page>| last.end(directory) == Some(from);
+        let (from, pages) =
+            match walk.ahead.as_ref().and_then(|(_, listing)| listing.pages.last().filter(joins)) {
+                None => (from.to_owned(), vec![page]),
+                Some(last) => {
+                    let first = walk.ahead.as_ref().filter(|(_, listing)| listing.pages.len() == 1);
+                    // Of two pages the first makes room, and the second begins where it ended.
+                    let begins = first.map(|(begins, _)| begins.as_str());
+                    let begins = begins.or_else(|| walk.ahead.as_ref()?.1.pages.first()?.end(directory));
+                    (begins.unwrap_or(from).to_owned(), vec![last.clone(), page])
+                }
+            };
+        let asked = pages.iter().map(|page| page.asked).min().unwrap_or_else(Instant::now);
+        let listing = Arc::new(Listing { asked, pages });
+        walk.ahead = Some((from, listing.clone()));
+        listing
     }
 
     /// What was listed ahead of a walk, if it is younger than `age_max` and begins before `name`.
@@ -327,7 +343,7 @@ struct Walk {
     at: Instant,
     /// Names in order so far.
     looks: u32,
-    /// What lies ahead, and the name behind which it begins.
+    /// A page or two, and the name behind which they begin.
     ahead: Option<(String, Arc<Listing>)>,
 }
 
@@ -409,7 +425,7 @@ mod tests {
         assert!(!walks("b") && !walks("c") && walks("d1"));
         assert!(!cache.is_walked("d/", "e", now + WALK_PAUSE_MAX), "it has paused");
         let page = Arc::new(page(&["d/d1", "d/d2", "d/d9"], &[], Some("d/d9")));
-        cache.keep_ahead("d/", before("d1"), Arc::new(Listing { asked: page.asked, pages: vec![page] }));
+        cache.keep_ahead("d/", before("d1"), page.clone());
         assert!(cache.bytes() > 0);
         let mut answers = |name: &str, at: Duration| cache.ahead("d/", name, now + at, ttl).is_some();
         assert!(
@@ -418,6 +434,15 @@ mod tests {
         assert!(!answers("d", Duration::ZERO), "where it begins is not part of it");
         assert!(!answers("d91", Duration::ZERO), "it ends there");
         assert!(!answers("d1", ttl + Duration::from_secs(1)), "too old");
+        let next = |keys: &[&str], end| Arc::new(self::page(keys, &[], end));
+        let joined = cache.keep_ahead("d/", "d9", next(&["d/e"], Some("d/e")));
+        assert!(matches!(joined.find("d/", "d9/"), Some(None)), "the second page decides about d9");
+        assert!(cache.ahead("d/", "d1", now, ttl).is_some() && cache.ahead("d/", "e", now, ttl).is_some());
+        cache.keep_ahead("d/", "e", next(&["d/f"], None));
+        assert!(cache.ahead("d/", "d9", now, ttl).is_none(), "two pages are kept");
+        assert!(cache.ahead("d/", "d91", now, ttl).is_some() && cache.ahead("d/", "z", now, ttl).is_some());
+        cache.keep_ahead("d/", "k", page);
+        assert!(cache.ahead("d/", "f", now, ttl).is_none(), "what does not join begins anew");
     }
 
     #[test]

@@ -225,8 +225,7 @@ impl Shared {
             }
             let from = before(name);
             let page = self.list_page(directory, &marker_at(directory, from)).await?;
-            let listing = Arc::new(Listing { asked: page.asked, pages: vec![Arc::new(page)] });
-            self.listings.lock().keep_ahead(directory, from, listing.clone());
+            let listing = self.listings.lock().keep_ahead(directory, from, Arc::new(page));
             if let Some(answer) = self.by_listing(directory, name, &listing) {
                 return Ok(answer);
             }
