@@ -57,6 +57,56 @@ fn tools_of_the_shell_change_files_in_place() {
     );
 }
 
+/// > A whole file that is copied within the mount is copied by the store: no byte of it travels.
+/// > The original must stand as it was until the copy is closed, else closing fails.
+#[test]
+fn whole_files_are_copied_by_the_store() {
+    let _watchdog = Watchdog::bark_after(150);
+    let emulator = Emulator::start();
+    let gateway = Setup::new(&emulator).account("user0", "").account("user1", "").mount();
+    let home = gateway.home("user0");
+    let copies = "import os\nsource = os.open('big', os.O_RDONLY)\nhow = os.O_WRONLY | os.O_CREAT\n";
+    all_run(&home, &["head -c 9000000 /dev/urandom > big", "printf abc > small", ": > empty", "seq 9 > old"]);
+    emulator.forget_requests();
+    let mut lines =
+        vec!["cp big copy", "cp big old", "cp -p small little", "mkdir d && cp empty d/e", "cp -r d d2"];
+    all_run(&home, &lines);
+    let counted = emulator.admin("GET", "/requests", "");
+    assert_eq!((emulator.requests("GetObject"), emulator.requests("UploadPart")), (0, 0), "{counted}");
+    assert_eq!(emulator.requests("CopyObject"), 3);
+    lines = vec![
+        "cmp big copy && cmp big old && cmp small little && cmp empty d2/e",
+        "cp big grown && echo more >> grown && [ $(stat -c %s grown) = 9000005 ] && head -c 9000000 grown | cmp - big",
+        "cp big bigger && cp bigger again && rm bigger && cmp again big",
+    ];
+    all_run(&home, &lines);
+    // Pieces travel, and arrive at the right place.
+    let pieces = "target = os.open('pieces', how)\n\
+        assert os.copy_file_range(source, target, 5_000_000, 0, 0) > 0\n\
+        os.copy_file_range(source, target, 4_000_000, 5_000_000, 5_000_000)\n\
+        os.close(target)\nassert open('pieces', 'rb').read() == open('big', 'rb').read()\n";
+    // What lies under the copy can be read and written over before it is there.
+    let changed = "target = os.open('changed', os.O_RDWR | os.O_CREAT)\n\
+        assert os.copy_file_range(source, target, 9_000_000) == 9_000_000\n\
+        assert os.copy_file_range(source, target, 9_000_000) == 0\n\
+        assert os.pwrite(target, b'XYZ', 4_000_000) == 3\n\
+        assert os.pread(target, 5, 3_999_999)[1:4] == b'XYZ'\nos.close(target)\n\
+        wanted = bytearray(open('big', 'rb').read())\nwanted[4_000_000:4_000_003] = b'XYZ'\n\
+        assert open('changed', 'rb').read() == wanted\n";
+    // The other account has the same bucket.
+    let other = gateway.home("user1").join("big").display().to_string();
+    let replaced = format!(
+        "target = os.open('late', how)\nassert os.copy_file_range(source, target, 9_000_000) == 9_000_000\n\
+         open('{other}', 'wb').write(b'another')\n\
+         try:\n    os.close(target)\nexcept OSError as error:\n    assert error.errno == 116, error\n\
+         else:\n    assert False, 'closed'\nassert not os.path.exists('late')\n"
+    );
+    for script in [pieces, changed, &replaced] {
+        all_run(&home, &[&format!("python3 -c \"{copies}{script}\"")]);
+    }
+    assert!(emulator.uploads().is_empty());
+}
+
 #[test]
 fn databases_and_repositories_live_on_a_mount() {
     let _watchdog = Watchdog::bark_after(150);

@@ -18,7 +18,7 @@ use super::{
     Allocation, Published, Tried, VfsError, VfsResult, WriteOutcome,
     edit::{Beginning, Edit},
     policy,
-    read::Reader,
+    read::{Reader, Version},
     register::Deciding,
     shared::Shared,
     write::WriteHandle,
@@ -423,6 +423,25 @@ impl OpenFile {
             self.edit_of(shared).await?.resize(bytes).await?;
         }
         self.note_written(0);
+        Ok(())
+    }
+
+    /// Makes this file, which holds nothing yet, a copy of `version`.
+    ///
+    /// # Errors
+    /// `NotSupported` where it holds something, or belongs to the front.
+    pub(super) async fn copy(&self, shared: &Shared, version: Version) -> VfsResult<()> {
+        if !self.how.write {
+            return Err(VfsError::BadHandle);
+        }
+        self.is_not_discarded()?;
+        let is_empty = self.content().is_none_or(|content| content.bytes() == 0);
+        if !is_empty || self.is_armed() || self.standing().unlinked {
+            return Err(VfsError::NotSupported { what: "copying into a file that holds something" });
+        }
+        let bytes = usize::try_from(version.bytes).unwrap_or(usize::MAX);
+        self.edit_of(shared).await?.copy(version).await?;
+        self.note_written(bytes);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod attr;
 mod budget;
 mod close;
 mod content;
+mod copy;
 mod dir;
 mod edit;
 mod error;
@@ -227,6 +228,14 @@ impl Vfs {
     ) -> VfsResult<()> {
         let file = self.shared.handle(handle)?.for_writing()?;
         file.allocate(&self.shared, what, offset, bytes).await
+    }
+
+    /// copy_file_range(2), of whole objects into files without content; from and to: a descriptor and an offset.
+    ///
+    /// # Errors
+    /// `NotSupported` for everything else: the kernel then reads and writes.
+    pub async fn copy_range(&self, from: (HandleNo, u64), to: (HandleNo, u64), bytes: u64) -> VfsResult<u64> {
+        copy::copy_range(self, from, to, bytes).await
     }
 
     pub async fn flush(&self, handle: HandleNo, closer: Closer) -> VfsResult<()> {

@@ -80,6 +80,15 @@ struct Pinned {
     crc64: Option<Crc64>,
 }
 
+/// One version of an object.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    pub(super) key: Key,
+    pub(super) etag: ETag,
+    pub(super) bytes: u64,
+    pub(super) crc64: Option<Crc64>,
+}
+
 /// Where the reader is, what is here and what is coming.
 #[derive(Debug, Default)]
 struct Course {
@@ -164,6 +173,30 @@ impl Reader {
         }
         let edit = shared.writing.edit_of(self.inode)?;
         Some(self.edit.get_or_init(|| edit))
+    }
+
+    /// Whether it shows what others write just now.
+    pub(super) fn reads_an_edit(&self, shared: &Shared) -> bool {
+        self.edit(shared).is_some()
+    }
+
+    /// The version it reads, pinned now if need be.
+    ///
+    /// # Errors
+    /// What the store answered.
+    pub(super) async fn version(&self) -> VfsResult<Version> {
+        let pinned = match self.pinned.get() {
+            Some(pinned) => pinned.clone(),
+            None => {
+                let _pinning = self.pinning.lock().await;
+                match self.pinned.get() {
+                    Some(pinned) => pinned.clone(),
+                    None => self.pin_by_head().await?,
+                }
+            }
+        };
+        let Pinned { etag, bytes, crc64 } = pinned;
+        Ok(Version { key: self.key.clone(), etag, bytes, crc64 })
     }
 
     /// Up to `bytes` at `offset`; fewer only at the end of the object.

@@ -110,19 +110,19 @@ impl Inside {
         if to_scratch {
             self.unseal().await?;
         }
-        let (bytes, parts, base, rests_on) = {
+        let (bytes, parts, unchanged, rests_on) = {
             let core = self.core.lock();
             let bytes = core.cells.bytes();
-            (bytes, plan::parts(&core.cells, bytes), core.base.object().cloned(), core.rests_on.clone())
+            let is_clean = core.cells.first_dirty().is_none() && core.cells.base_bytes() == bytes;
+            let unchanged = core.base.object().filter(|base| is_clean && base.bytes == bytes).cloned();
+            (bytes, plan::parts(&core.cells, bytes), unchanged, core.rests_on.clone())
         };
-        let whole = match (&*parts, base) {
-            (&[Part::Copy { length, .. }], Some(base)) if length == base.bytes && base.scratch.is_none() => {
+        let whole = match unchanged {
+            Some(base) if base.scratch.is_none() && base.key == *self.publisher.key() => {
                 // It was changed, and changed back.
                 return Ok(base.published());
             }
-            (&[Part::Copy { length, .. }], Some(base))
-                if length == base.bytes && length <= COPY_BYTES_MAX =>
-            {
+            Some(base) if bytes <= COPY_BYTES_MAX => {
                 let expected = Expected { bytes, crc64: base.crc64 };
                 Whole::Copy { source: base.key, version: base.etag, expected }
             }

@@ -37,7 +37,7 @@ use super::{
     budget::{BLOCK, Block, Right},
     fetch::{Fetch, Source as Pinned},
     quota::Share,
-    read::Reader,
+    read::{Reader, Version as ReadVersion},
     shared::Shared,
     uploads::Uploads,
     write::Publisher,
@@ -318,6 +318,26 @@ impl Edit {
             core.cells.resize(bytes);
             core.dirty = true;
         }
+        Ok(())
+    }
+
+    /// Lies over another object from now on, as it is.
+    ///
+    /// # Errors
+    /// `NotSupported` where it has content already; `TooLarge`, `QuotaReached`; or what an earlier request has left.
+    pub(super) async fn copy(&self, source: ReadVersion) -> VfsResult<()> {
+        let inside = &self.inside;
+        inside.ready(Wanted { append: false, first: u64::MAX, bytes: 0 }).await?;
+        let _gate = inside.gate.lock().await;
+        let mut core = inside.core.lock();
+        if core.cells.bytes() > 0 || core.sealed.is_some() || core.busy {
+            return Err(VfsError::NotSupported { what: "copying into a file that holds something" });
+        }
+        inside.check(&mut core, source.bytes)?;
+        core.cells = Cells::over_base(source.bytes);
+        let ReadVersion { key, etag, bytes, crc64 } = source;
+        core.put_under(Version { key, etag, bytes, crc64, modified: SystemTime::UNIX_EPOCH, scratch: None });
+        core.dirty = true;
         Ok(())
     }
 
