@@ -82,7 +82,7 @@ const ROWS: &[Row] = &[
     } },
     Row { label: "`cat` of a small file, known", names: 3, known: true, deed: |stage, dir| stage.shell("cat DIR/name-of-0000001.txt", dir) },
     Row { label: "`cat` of a small file, unknown", names: 3, known: false, deed: |stage, dir| stage.shell("cat DIR/name-of-0000001.txt", dir) },
-    Row { label: "`cp` of a small file to a new name", names: 3, known: true, deed: |stage, dir| stage.shell("cp DIR/name-of-0000001.txt DIR/copy", dir) },
+    Row { label: "`cp` of a file to a new name", names: 3, known: true, deed: |stage, dir| stage.shell("cp DIR/name-of-0000001.txt DIR/copy", dir) },
     Row { label: "`mv` of a file", names: 3, known: true, deed: |stage, dir| stage.shell("mv DIR/name-of-0000001.txt DIR/moved", dir) },
     Row { label: "`mv` of a directory with 100 objects", names: 100, known: true, deed: |stage, dir| stage.shell("mv DIR DIR-moved", dir) },
     Row { label: "`rm` of a file", names: 3, known: true, deed: |stage, dir| stage.shell("rm DIR/name-of-0000001.txt", dir) },
