@@ -154,7 +154,7 @@ async fn exchange(wire: &mut Wire, service: &Arc<Service>, request: &Request) ->
         response.body = ResponseBody::Empty;
     }
     spoil_checksum(trouble, &mut response);
-    sleep(service.pace.latency()).await;
+    service.pace.wait().await;
     let keep_alive = request.keep_alive && is_clean && is(FaultKind::CutBody).is_none();
     let dialect = request.dialect;
     let frame = Frame { keep_alive, date: http_date(service.now(trouble)), request_id: &id, dialect };

@@ -24,6 +24,7 @@
 //! The emulator has threads of its own, so it goes on whatever the runtime of a test does.
 
 mod admin;
+mod alarm;
 mod attributes;
 mod body;
 mod bucket;

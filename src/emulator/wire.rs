@@ -20,7 +20,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::content::{Content, PIECE_BYTES, Segment};
+use super::{
+    alarm::Alarm,
+    content::{Content, PIECE_BYTES, Segment},
+};
 
 /// How fast the emulator is to be; may change at any time.
 #[derive(Debug, Default)]
@@ -28,6 +31,7 @@ pub(super) struct Pace {
     latency_ms: AtomicU64,
     /// Bytes per second each way; 0 = as fast as it goes.
     bandwidth: AtomicU64,
+    alarm: Alarm,
 }
 
 impl Pace {
@@ -37,9 +41,9 @@ impl Pace {
         self.bandwidth.store(per_connection_bandwidth, Ordering::Relaxed);
     }
 
-    /// Before the first byte of an answer.
-    pub(super) fn latency(&self) -> Duration {
-        Duration::from_millis(self.latency_ms.load(Ordering::Relaxed))
+    /// Waits as long as the first byte of an answer is to take.
+    pub(super) async fn wait(&self) {
+        self.alarm.sleep(Duration::from_millis(self.latency_ms.load(Ordering::Relaxed))).await;
     }
 }
 
