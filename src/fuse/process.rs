@@ -5,6 +5,8 @@
 //! closes, and so flushes, what it had open; its exit code in `/proc/TGID/stat` tells it from an orderly end.
 //! Everything here reads procfs: microseconds, but never in a FUSE loop.
 
+use std::{fs::File, io::Read};
+
 use crate::vfs::Closer;
 
 /// The process of a thread. `None` for 0, which is the kernel itself or another pid namespace, and where
@@ -13,8 +15,14 @@ pub(super) fn process_of(thread: u32) -> Option<u32> {
     if thread == 0 {
         return None;
     }
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    tgid_in(&status)
+    tgid_in(&beginning(&format!("/proc/{thread}/status"))?)
+}
+
+/// What one read gives: procfs makes the whole text for each, and what is looked for stands in its first half.
+fn beginning(path: &str) -> Option<String> {
+    let mut bytes = [0; 1024];
+    let read = File::open(path).ok()?.read(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes[..read]).into_owned())
 }
 
 /// Who closes a descriptor: `thread` sent the FLUSH, `opener` opened the handle.
@@ -29,7 +37,7 @@ pub(super) fn closer(thread: u32, opener: Option<u32>) -> Closer {
 
 /// What `/proc/TGID/stat` says of a process; `None` when it is not there any more.
 fn life(process: u32) -> Option<Life> {
-    life_in(&std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?)
+    life_in(&beginning(&format!("/proc/{process}/stat"))?)
 }
 
 #[derive(Debug, PartialEq, Eq)]

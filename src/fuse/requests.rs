@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     ioctl::{CommitWord, HeldWord, RenameWord, Word},
-    vfs::{AttributeChange, Caller, InodeNo, VfsError, WriteOutcome},
+    vfs::{AttributeChange, Caller, Closer, InodeNo, VfsError, WriteOutcome},
 };
 
 /// The kernel's page limit (sysctl `fs.fuse.max_pages_limit`).
@@ -329,7 +329,11 @@ impl Filesystem for FuseAdapter {
     ) {
         let (vfs, thread) = (self.vfs.clone(), request.pid());
         let work = async move {
-            let who = closer(thread, vfs.opener(handle(fh)));
+            // Of an armed handle it is of no account who closes it.
+            let who = match vfs.is_armed(handle(fh)) {
+                true => Closer::UNKNOWN,
+                false => closer(thread, vfs.opener(handle(fh))),
+            };
             vfs.flush(handle(fh), who).await
         };
         self.perform("flush", ino, work, empty(reply));

@@ -213,6 +213,12 @@ impl Vfs {
         self.shared.handle(handle)?.for_writing()?.poll_writable(wake)
     }
 
+    /// Whether the handle publishes by commit alone.
+    pub fn is_armed(&self, handle: HandleNo) -> bool {
+        let file = self.shared.handle(handle).and_then(|handle| handle.for_writing());
+        file.is_ok_and(|file| file.is_armed())
+    }
+
     /// The process that opened a handle, for [`Closer::opener_gone`].
     pub fn opener(&self, handle: HandleNo) -> Option<u32> {
         self.shared.handle(handle).ok()?.for_writing().ok()?.opener()

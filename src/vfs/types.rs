@@ -37,6 +37,11 @@ pub struct Closer {
     pub opener_gone: bool,
 }
 
+impl Closer {
+    /// Nobody has looked.
+    pub const UNKNOWN: Self = Self { process: None, killed: false, opener_gone: false };
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FileKind {
     File,
