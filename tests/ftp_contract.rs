@@ -312,6 +312,22 @@ async fn a_transfer_is_one_call_one_preliminary_and_one_final_reply() {
     assert_eq!(session.calls(), ["metadata /a", "put from 5 /a"]);
 }
 
+/// The desk opens it while the client dials, and the client may say other things before the transfer.
+#[tokio::test]
+async fn a_data_connection_waits_while_other_commands_are_obeyed() {
+    let mut session = Session::open().await;
+    let mut data = session.extended_passive().await;
+    for line in ["NOOP", "MKD /a", "DELE /a", "REST 0"] {
+        let reply = session.ask(line).await;
+        assert!(reply.starts_with(['2', '3']), "{line}: {reply}");
+    }
+    session.calls();
+    assert!(session.ask("STOR /a").await.starts_with("150 "));
+    assert!(session.hear().await.starts_with("226 "));
+    assert_eq!(session.calls(), ["put from 0 /a"]);
+    assert_eq!(data.read(&mut [0; 1]).await.unwrap_or(0), 0, "nothing is carried");
+}
+
 #[tokio::test]
 async fn a_failed_transfer_has_one_final_reply_that_is_not_good() {
     let mut session = Session::open().await;

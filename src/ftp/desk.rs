@@ -295,11 +295,15 @@ impl FrontDesk {
             }
             other => {
                 let change = Change::of(&other, self.rename_from.as_ref());
+                let opens_door = matches!(other, Command::Pasv | Command::Epsv(_));
                 let reply = self.answer(other).await;
                 if let Some(change) = change {
                     self.front.records.change(self.who(), &change, reply.code());
                 }
                 self.say(reply).await?;
+                if opens_door && let Login::In(session) = &mut self.login {
+                    session.make_ready().await;
+                }
                 Ok(Flow::Next)
             }
         }
@@ -419,5 +423,18 @@ impl Session {
             None => InnerSession::open(self.context.clone()).await?,
         };
         Ok(self.inner.insert(inner))
+    }
+
+    /// The client is about to dial: what the inner session needs for a transfer is made meanwhile.
+    async fn make_ready(&mut self) {
+        let made = match self.inner().await {
+            Ok(inner) => inner.make_ready().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = made {
+            debug!(%error, "inner session is not ready");
+            // The transfer opens another one, and tells where that fails as well.
+            self.inner = None;
+        }
     }
 }

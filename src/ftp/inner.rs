@@ -18,6 +18,7 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 use tracing::debug;
 use unftp_core::auth::{
@@ -33,6 +34,8 @@ use super::{
 const REPLY_TIME_MAX: Duration = Duration::from_secs(600);
 /// libunftp's own idle timer must never be the first: the desk has one.
 const INNER_IDLE_SECONDS: u64 = 10 * 365 * 24 * 3600;
+/// libunftp gives a data connection up that nothing has been asked of for five minutes.
+const READY_TIME_MAX: Duration = Duration::from_secs(60);
 /// A reply line holds a path at most.
 const REPLY_BUFFER_BYTES: usize = 512;
 
@@ -40,6 +43,8 @@ const REPLY_BUFFER_BYTES: usize = 512;
 #[derive(Debug)]
 pub(super) struct InnerSession {
     control: BufReader<TcpStream>,
+    /// The data connection of the transfer to come, and since when it is there.
+    ready: Option<(TcpStream, Instant)>,
     /// What its sticky restart offset is: only a successful transfer clears it.
     restart: u64,
 }
@@ -80,7 +85,7 @@ impl InnerSession {
             }
         });
         let control = BufReader::with_capacity(REPLY_BUFFER_BYTES, ours);
-        let mut session = Self { control, restart: 0 };
+        let mut session = Self { control, ready: None, restart: 0 };
         let greeting = session.reply().await?;
         expect(&greeting, 220)?;
         // Its name is of no account inside: the context knows the user.
@@ -107,12 +112,9 @@ impl InnerSession {
     /// # Errors
     /// As [`Self::ask`].
     pub(super) async fn transfer(&mut self, line: &str, restart: u64) -> io::Result<InnerReply> {
-        let passive = self.ask("EPSV").await?;
-        expect(&passive, 229)?;
-        let port = passive_port(&passive.text).ok_or_else(|| surprise(&passive))?;
-        let data = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        // Closed by a reset, it leaves no TIME_WAIT behind: ten thousand of them make bind(0) slow.
-        SockRef::from(&data).set_linger(Some(Duration::ZERO))?;
+        self.make_ready().await?;
+        // Closed when this is over.
+        let _data = self.ready.take();
         if self.restart != restart {
             expect(&self.ask(&format!("REST {restart}")).await?, 350)?;
             self.restart = restart;
@@ -127,6 +129,25 @@ impl InnerSession {
             self.restart = 0;
         }
         Ok(last)
+    }
+
+    /// Opens the data connection of the transfer to come: in the time that the client takes to dial its own.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) async fn make_ready(&mut self) -> io::Result<()> {
+        if self.ready.as_ref().is_some_and(|(_, since)| since.elapsed() < READY_TIME_MAX) {
+            return Ok(());
+        }
+        self.ready = None;
+        let passive = self.ask("EPSV").await?;
+        expect(&passive, 229)?;
+        let port = passive_port(&passive.text).ok_or_else(|| surprise(&passive))?;
+        let data = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        // Closed by a reset, it leaves no TIME_WAIT behind: ten thousand of them make bind(0) slow.
+        SockRef::from(&data).set_linger(Some(Duration::ZERO))?;
+        self.ready = Some((data, Instant::now()));
+        Ok(())
     }
 
     /// As if the stock server had died.
