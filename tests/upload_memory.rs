@@ -101,7 +101,7 @@ async fn a_thousand_writers_with_room_for_eight_parts_all_finish() {
         assert_eq!(scene.store.object(&number.to_string()).unwrap().0, content.len() as u64);
     }
     scene.assert_within_budget();
-    assert!(scene.store.running_most() <= 8);
+    assert!(scene.store.running_most() <= 10);
     scene.assert_at_rest().await;
 }
 
@@ -240,9 +240,9 @@ async fn one_writer_keeps_all_requests_busy_within_its_share() {
     let begun = Instant::now();
     upload(scene.begin("a"), content(1, 512 * MIB), 1 << 20, Duration::ZERO).await;
     let bytes_per_second = 512.0 * 1_048_576.0 / begun.elapsed().as_secs_f64();
-    // Of eight requests, each is idle for a round trip per part, and all but the last at the end.
-    assert_eq!(scene.store.running_most(), 8);
-    assert!(bytes_per_second >= 0.84 * 320e6, "{bytes_per_second}");
+    // Behind its last byte a part waits for a round trip, and another one sends meanwhile.
+    assert_eq!((scene.store.sending_most(), scene.store.running_most()), (8, 10));
+    assert!(bytes_per_second >= 0.9 * 320e6, "{bytes_per_second}");
     assert!(scene.writers.budget().used_bytes_most() <= 96 * MIB);
     scene.assert_at_rest().await;
 }

@@ -1,13 +1,14 @@
 //! How large the parts of an upload are, and how large a file 10,000 of them can carry.
 //!
 //! ```text
-//! part      1 ... 16            ... 720              ... 10,000
+//! part      1 ... 300           ... 600              ... 10,000
 //! size      min_part_size, rising | memory_limit / 24 | memory_limit / 12
 //! ```
 //!
-//! Small parts to begin with: the first leaves soon, and a file of common size travels in several at a time.
+//! Small parts to begin with: the first leaves soon, and a file of common size travels in several at a time, whose
+//! last ones end about together. They grow slowly, since what the last ones cost weighs the less the longer the file is.
 //! Then parts of which eight travel while the ninth fills within 96 MiB, and whose transfer is long against a
-//! round trip. Beyond 7 GiB what counts is how far 10,000 of them reach: 200 GiB with 256 MiB and 4 MiB to begin with.
+//! round trip. Beyond 5 GiB what counts is how far 10,000 of them reach: 200 GiB with 256 MiB and 4 MiB to begin with.
 //!
 //! This is arithmetic alone, and stands in layer 0 because `single_file_max_size` is judged by it;
 //! `vfs/write/part.rs` cuts parts by it.
@@ -25,8 +26,8 @@ const PART_BYTES_MAX: u64 = 5 << 30;
 /// Largest object in bytes, 50,000 GB (COS, *Specifications and Limits*).
 const OBJECT_BYTES_MAX: u64 = 50_000 << 30;
 /// The part numbers at which half the largest size is reached, and behind which parts are of the largest size.
-const HALF_FROM_PART: u64 = 16;
-const HALF_TO_PART: u16 = 720;
+const HALF_FROM_PART: u64 = 300;
+const HALF_TO_PART: u16 = 600;
 
 /// The size of each part of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,10 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn eight_parts_travel_while_the_ninth_fills_within_96_mib_for_seven_gib() {
+    fn eight_parts_travel_while_the_ninth_fills_within_96_mib_for_five_gib() {
         let sizes = PartSizes::new(256 * MIB, 4 * MIB);
         let (mut sent, mut number) = (0, 1);
-        while sent < 7 * GIB {
+        while sent < 5 * GIB {
             assert!(9 * sizes.bytes(number) <= 96 * MIB, "part {number}");
             sent += sizes.bytes(number);
             number += 1;

@@ -340,6 +340,7 @@ impl Body for PieceBody {
         self.bytes_left -= slice.len() as u64;
         if self.bytes_left == 0 {
             self.progress.handed_over();
+            self.payload.note_taken();
         }
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt, num::NonZeroU16, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 /// The name of an object: 1 to 850 bytes of UTF-8 (*Object Overview*).
 ///
@@ -188,13 +189,29 @@ pub struct Payload {
     pieces: Arc<[Bytes]>,
     bytes: u64,
     crc64: Crc64,
+    /// Told each time that a connection has taken all of it.
+    taken: Option<Arc<Notify>>,
 }
 
 impl Payload {
     /// A payload whose checksum is known already.
     pub fn with_crc64(pieces: Vec<Bytes>, crc64: Crc64) -> Self {
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self { pieces: pieces.into(), bytes, crc64 }
+        Self { pieces: pieces.into(), bytes, crc64, taken: None }
+    }
+
+    /// Tells `taken` when a connection has taken all of it: the answer is what a request waits for from then on. A
+    /// bucket in memory, and a request that fails earlier, tell nothing.
+    pub fn tells(mut self, taken: Arc<Notify>) -> Self {
+        self.taken = Some(taken);
+        self
+    }
+
+    /// A connection has taken all of it.
+    pub fn note_taken(&self) {
+        if let Some(taken) = &self.taken {
+            taken.notify_one();
+        }
     }
 
     /// A payload of one piece.

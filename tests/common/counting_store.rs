@@ -24,8 +24,11 @@ struct State {
     objects: HashMap<Key, (u64, Crc64)>,
     uploads: HashMap<UploadId, HashMap<PartNumber, PartStored>>,
     begun: u64,
+    /// Requests with a body, and how many of them have not sent all of it.
     running: usize,
     running_most: usize,
+    sending: usize,
+    sending_most: usize,
     parts: u64,
 }
 
@@ -48,20 +51,31 @@ impl CountingStore {
         self.state.lock().running_most
     }
 
+    /// Most of them whose body was on its way.
+    pub(crate) fn sending_most(&self) -> usize {
+        self.state.lock().sending_most
+    }
+
     pub(crate) fn parts(&self) -> u64 {
         self.state.lock().parts
     }
 
-    async fn travel(&self, bytes: u64) {
+    async fn travel(&self, payload: &Payload) {
         {
             let mut state = self.state.lock();
             state.running += 1;
             state.running_most = state.running_most.max(state.running);
+            state.sending += 1;
+            state.sending_most = state.sending_most.max(state.sending);
         }
-        let body = bytes.checked_mul(1_000_000).and_then(|bytes| bytes.checked_div(self.bytes_per_second));
-        let time = self.latency + Duration::from_micros(body.unwrap_or(0));
-        if !time.is_zero() {
-            tokio::time::sleep(time).await;
+        let micros = payload.len().checked_mul(1_000_000);
+        if let Some(body) = micros.and_then(|micros| micros.checked_div(self.bytes_per_second)) {
+            tokio::time::sleep(Duration::from_micros(body)).await;
+        }
+        self.state.lock().sending -= 1;
+        payload.note_taken();
+        if !self.latency.is_zero() {
+            tokio::time::sleep(self.latency).await;
         }
         self.state.lock().running -= 1;
     }
@@ -82,7 +96,7 @@ impl ObjectStore for CountingStore {
     }
 
     async fn put_object(&self, key: &Key, payload: Payload, _: &NewObject) -> CosResult<Stored> {
-        self.travel(payload.len()).await;
+        self.travel(&payload).await;
         self.state.lock().objects.insert(key.clone(), (payload.len(), payload.crc64()));
         Ok(Stored { etag: ETag::new("put"), crc64: Some(payload.crc64()), last_modified: None })
     }
@@ -127,7 +141,7 @@ impl ObjectStore for CountingStore {
         number: PartNumber,
         payload: Payload,
     ) -> CosResult<PartStored> {
-        self.travel(payload.len()).await;
+        self.travel(&payload).await;
         let part = PartStored {
             number,
             etag: ETag::new(&format!("part-{}", number.get())),

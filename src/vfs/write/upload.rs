@@ -13,6 +13,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::sync::Notify;
+
 use super::{
     super::budget::Transit, PartBuffer, PartPlan, Published, Shared, Wake, WriteState, state::Effect,
 };
@@ -356,10 +358,9 @@ impl Shared {
     async fn send_part(self: Arc<Self>, version: u64, upload: UploadId, number: PartNumber, body: Body) {
         let Body { payload, transit } = body;
         let bytes = payload.len();
-        let answer = {
-            let _permit = self.writers.upload_permit().await;
-            self.store.upload_part(&self.key, &upload, number, payload).await
-        };
+        let left = Arc::new(Notify::new());
+        let sending = self.store.upload_part(&self.key, &upload, number, payload.tells(left.clone()));
+        let answer = self.writers.in_turn(&left, sending).await;
         let answer = answer.map_err(|error| self.error(error));
         drop(transit);
         self.feed(version, bytes, |state| state.on_part(number, answer));
