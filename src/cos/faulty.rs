@@ -46,6 +46,8 @@ pub enum Fault {
     Delay(Duration),
     /// Its body (of a GET) breaks off behind so many bytes.
     CutBody(u64),
+    /// Its body (of a GET) stops behind so many bytes, and neither goes on nor ends.
+    StallBody(u64),
 }
 
 /// Which calls a fault befalls.
@@ -177,6 +179,7 @@ struct State {
     calls: HashMap<Operation, u64>,
     running: HashMap<Operation, u64>,
     running_max: HashMap<Operation, u64>,
+    bytes_asked: u64,
 }
 
 impl FaultyStore {
@@ -222,6 +225,11 @@ impl FaultyStore {
         self.state.lock().running_max.get(&operation).copied().unwrap_or(0)
     }
 
+    /// Bytes of objects that were asked for, as far as they are there.
+    pub fn bytes_asked(&self) -> u64 {
+        self.state.lock().bytes_asked
+    }
+
     fn hold(&self, rule: Rule, holds_answer: bool) -> Gate {
         let (open, opened) = watch::channel(false);
         let (arrived, count) = watch::channel(0);
@@ -254,7 +262,7 @@ impl FaultyStore {
             error
         };
         match trouble {
-            None | Some(Trouble::Fault(Fault::CutBody(_))) => effect.await,
+            None | Some(Trouble::Fault(Fault::CutBody(_) | Fault::StallBody(_))) => effect.await,
             Some(Trouble::Fault(Fault::Fail(reason))) => Err(failure(reason, false)),
             Some(Trouble::Fault(Fault::FailInDoubt(reason))) => Err(failure(reason, true)),
             Some(Trouble::Fault(Fault::LoseAnswer(reason))) => {
@@ -324,14 +332,23 @@ impl ObjectStore for FaultyStore {
     ) -> CosResult<ObjectBody> {
         const OPERATION: Operation = Operation::GetObject;
         let (trouble, _running) = self.enter(OPERATION, key.as_str());
-        let cut = match trouble {
-            Some(Trouble::Fault(Fault::CutBody(bytes))) => Some(bytes),
+        let spoilt = match &trouble {
+            Some(Trouble::Fault(fault @ (Fault::CutBody(_) | Fault::StallBody(_)))) => Some(fault.clone()),
             _ => None,
         };
         let effect = self.inner.get_object(key, range, if_match);
         let ObjectBody { meta, mut bytes } = self.suffer(trouble, OPERATION, key.as_str(), effect).await?;
-        if let Some(bytes_kept) = cut {
-            bytes = cut_off(bytes, bytes_kept, key.clone()).boxed();
+        let first = range.map_or(0, |range| range.first);
+        let length = range.map_or(meta.size, |range| range.length);
+        self.state.lock().bytes_asked += length.min(meta.size.saturating_sub(first));
+        match spoilt {
+            Some(Fault::CutBody(kept)) => bytes = cut_off(bytes, kept, key.clone()).boxed(),
+            Some(Fault::StallBody(kept)) => {
+                let is_there = |cut: &CosResult<Bytes>| futures_util::future::ready(cut.is_ok());
+                let cut = cut_off(bytes, kept, key.clone()).take_while(is_there);
+                bytes = cut.chain(stream::pending()).boxed();
+            }
+            _ => {}
         }
         Ok(ObjectBody { meta, bytes })
     }

@@ -2,7 +2,8 @@
 //!
 //! A task asks for the range and copies what arrives, once, into pieces of the budget's memory that end where
 //! the object's MiB end, if not before; readers are given slices of them, also while the rest is still coming. A body that breaks
-//! off is asked for again from where it stopped, and only of the same version.
+//! off is asked for again from where it stopped, and only of the same version; so is, beside the first request,
+//! one that stands still (`pace.rs`).
 
 use std::{
     fmt,
@@ -12,13 +13,25 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
-use futures_util::StreamExt;
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use parking_lot::Mutex;
-use tokio::{runtime::Handle as Runtime, sync::watch, task::AbortHandle};
+use tokio::{
+    runtime::Handle as Runtime,
+    sync::watch,
+    task::AbortHandle,
+    time::{Instant as Moment, sleep_until},
+};
 use tracing::debug;
 
-use super::{Budget, Room, VfsError, VfsResult, budget::Piece};
-use crate::cos::{ByteRange, CosError, CosResult, Crc64, ETag, Key, ObjectBody, ObjectStore, Reason};
+use super::{
+    Budget, Room, VfsError, VfsResult,
+    budget::Piece,
+    pace::{Pace, Second, Seconds},
+};
+use crate::cos::{ByteRange, CosError, Crc64, ETag, Key, ObjectBody, ObjectStore, Reason};
 
 /// Longest contiguous piece: what the kernel reads at most at a time.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
@@ -27,6 +40,9 @@ const RETRIES_MAX: u32 = 4;
 /// Before the first of them; the next ones wait twice as long each.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// How often one range is asked for beside a request that stands still.
+const SECONDS_OF_RANGE: u32 = 2;
+
 /// Which object, and which version of it.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
@@ -34,11 +50,31 @@ pub(super) struct Source {
     pub(super) key: Key,
     pub(super) name: Arc<str>,
     pub(super) etag: ETag,
+    pub(super) pace: Arc<Pace>,
+    pub(super) seconds: Seconds,
+}
+
+/// A request and the body that it brings, as one stream: its first item is the first piece of the body.
+type Flow = BoxStream<'static, Result<Bytes, Ended>>;
+
+/// Why a flow ended.
+enum Ended {
+    /// The request failed, and has been repeated already.
+    Refused(CosError),
+    /// Its body broke off.
+    Broken(CosError),
 }
 
 impl Source {
-    async fn get(&self, range: ByteRange) -> CosResult<ObjectBody> {
-        self.store.get_object(&self.key, Some(range), Some(&self.etag)).await
+    /// Asks for `first..end`.
+    fn flow(&self, first: u64, end: u64) -> Flow {
+        let source = self.clone();
+        let asked = async move {
+            let range = ByteRange { first, length: end - first };
+            let body = source.store.get_object(&source.key, Some(range), Some(&source.etag)).await;
+            body.map(|body| body.bytes.map_err(Ended::Broken)).map_err(Ended::Refused)
+        };
+        stream::once(asked).try_flatten().boxed()
     }
 
     fn error(&self, error: CosError) -> VfsError {
@@ -159,24 +195,16 @@ impl Fetch {
     }
 }
 
-async fn run(inside: Arc<Inside>, source: Source, mut body: Option<ObjectBody>) {
+async fn run(inside: Arc<Inside>, source: Source, body: Option<ObjectBody>) {
     let mut tries = 0;
+    let mut flow = body.map(|body| body.bytes.map_err(Ended::Broken).boxed());
     let outcome = loop {
         let before = inside.upto();
-        let ended = match body.take() {
-            Some(body) => inside.fill(body).await,
-            None => {
-                let range = ByteRange { first: before, length: inside.end - before };
-                match source.get(range).await {
-                    Ok(body) => inside.fill(body).await,
-                    // Requests that fail have been repeated already.
-                    Err(error) => break Err(source.error(error)),
-                }
-            }
-        };
-        match ended {
+        let next = flow.take().unwrap_or_else(|| source.flow(before, inside.end));
+        match inside.fill(&source, next).await {
             Ok(()) => break Ok(()),
-            Err(error) => {
+            Err(Ended::Refused(error)) => break Err(source.error(error)),
+            Err(Ended::Broken(error)) => {
                 tries = if inside.upto() > before { 1 } else { tries + 1 };
                 if error.reason == Reason::Corrupt || tries > RETRIES_MAX {
                     break Err(source.error(error));
@@ -190,18 +218,86 @@ async fn run(inside: Arc<Inside>, source: Source, mut body: Option<ObjectBody>) 
     inside.news.send_replace(());
 }
 
+/// What happens to a range next.
+enum Event {
+    First(Option<Result<Bytes, Ended>>),
+    Second(Option<Result<Bytes, Ended>>),
+    Standstill,
+}
+
+/// The next piece of the second request; for ever where there is none.
+async fn next_of(second: &mut Option<(Flow, Second)>) -> Option<Result<Bytes, Ended>> {
+    match second {
+        Some((flow, _)) => flow.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Inside {
     fn upto(&self) -> u64 {
         self.arrived.lock().upto
     }
 
-    async fn fill(&self, mut body: ObjectBody) -> CosResult<()> {
-        while let Some(chunk) = body.bytes.next().await {
-            self.put(&chunk?);
+    /// Takes what `flow` brings, or a second one beside it once it stands still.
+    async fn fill(&self, source: &Source, mut flow: Flow) -> Result<(), Ended> {
+        let pace = &source.pace;
+        let mut second: Option<(Flow, Second)> = None;
+        let mut seconds_left = SECONDS_OF_RANGE;
+        let (mut moved, mut longest) = (Moment::now(), Duration::ZERO);
+        let mut look = moved + pace.patience();
+        let ended = loop {
+            let event = tokio::select! {
+                biased;
+                piece = flow.next() => Event::First(piece),
+                piece = next_of(&mut second) => Event::Second(piece),
+                () = sleep_until(look) => Event::Standstill,
+            };
+            let piece = match event {
+                Event::First(Some(Ok(piece))) => {
+                    second = None;
+                    piece
+                }
+                Event::Second(Some(Ok(piece))) => {
+                    let Some((quicker, _)) = second.take() else { continue };
+                    flow = quicker;
+                    piece
+                }
+                Event::First(None) => break Ok(()),
+                Event::First(Some(Err(error))) => {
+                    let Some((other, _)) = second.take() else { break Err(error) };
+                    flow = other;
+                    continue;
+                }
+                // The first one may bring it yet.
+                Event::Second(None | Some(Err(_))) => {
+                    second = None;
+                    continue;
+                }
+                Event::Standstill if self.upto() == self.end => break Ok(()),
+                Event::Standstill => {
+                    look = Moment::now() + pace.patience();
+                    if seconds_left > 0
+                        && let Some(right) = pace.second(&source.seconds)
+                    {
+                        let at = self.upto();
+                        debug!(key = %source.key, at, for_ms = moved.elapsed().as_millis(), "stands still, asked for again");
+                        seconds_left -= 1;
+                        second = Some((source.flow(at, self.end), right));
+                    }
+                    continue;
+                }
+            };
+            longest = longest.max(moved.elapsed());
+            moved = Moment::now();
+            look = moved + pace.patience();
+            self.put(&piece);
             self.news.send_replace(());
-        }
+        };
+        pace.note(longest.max(moved.elapsed()));
+        ended?;
         if self.upto() < self.end {
-            return Err(CosError::new("GetObject", Reason::Unavailable).because("the body ended early"));
+            let error = CosError::new("GetObject", Reason::Unavailable).because("the body ended early");
+            return Err(Ended::Broken(error));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | what a name leads to | `resolve.rs`, over `listing.rs`, `overlay.rs`, `inode.rs` |
 //! | directories, read | `dir.rs` |
-//! | files, read | `read.rs`, `fetch.rs` |
+//! | files, read | `read.rs`, over `course.rs`, `fetch.rs`, `pace.rs`, `kept.rs` |
 //! | files, opened for writing, and when they are published | `open.rs`, `writing.rs`, `register.rs`, `close.rs`, `write/` |
 //! | which uploads are open, whose they are, and which are left behind | `uploads/` |
 //! | names, made and removed | `remove.rs`, `rename.rs` |
@@ -21,18 +21,21 @@ mod budget;
 mod close;
 mod content;
 mod copy;
+mod course;
 mod dir;
 mod edit;
 mod error;
 mod fetch;
 mod handle;
 mod inode;
+mod kept;
 mod keys;
 mod listing;
 mod metadata;
 mod name;
 mod open;
 mod overlay;
+mod pace;
 mod policy;
 mod posix;
 mod quota;

@@ -6,17 +6,22 @@
 //! that are here already, or `ReplacedMeanwhile`, never a mixture.
 //!
 //! ```text
-//!            ┌ read by now ┐┌────────── window: 8 × what was read in order ──────────┐
+//!            ┌ read by now ┐┌──── window: up to 8 × what was read in order ─────────┐
 //! object ────┴─────────────┴┴ fetch ┴ fetch ┴ fetch ┴ fetch ┴ … up to 6 MiB each ────┴──────
 //! ```
 //!
-//! Whoever jumps about gets what he asked for and nothing more. A handle that reads an object from its first
+//! What is read ahead, or behind, is decided in `course.rs`; whoever jumps about gets what he asked for and
+//! nothing more. Windows are bounded by the memory limit, and by a fair share of it for each who reads. A handle that reads an object from its first
 //! byte to its last checks it against the store's CRC-64 on the way.
 
 use std::{
     collections::BTreeMap,
     ops::Range,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -25,27 +30,37 @@ use tokio::{runtime::Handle as Runtime, sync::Mutex as AsyncMutex};
 use tracing::error;
 
 use super::{
-    Budget, HandleNo, InodeNo, Vfs, VfsError, VfsResult,
-    attr::Facts,
+    Budget, HandleNo, InodeNo, Room, Vfs, VfsError, VfsResult,
+    attr::{Facts, PackedETag},
+    budget::Presence,
+    course::{Course, Way},
     edit::Edit,
     fetch::{Fetch, PIECE_BYTES, Source, joined},
     handle::Handle,
+    kept::{KeptFile, KeptFiles, Pinned},
+    pace::{Pace, Seconds},
     shared::Shared,
 };
 use crate::cos::{ByteRange, CosError, Crc64, ETag, Key, ObjectMeta, ObjectStore, Reason};
 
-/// What a read from the beginning fetches at first: small files come in one request.
-const FIRST_BYTES: u64 = 2 << 20;
+/// Files up to here come in one request.
+const SMALL_BYTES: u64 = 2 << 20;
+/// What is fetched at least where reading goes on in order: memory comes in such blocks.
+const FETCH_BYTES_MIN: u64 = 64 << 10;
 /// Longest range: at 20 ms of latency and 40 MB/s per connection, the latency is an eighth of it.
 const RANGE_BYTES_MAX: u64 = 6 << 20;
-/// How far the window reaches beyond what was read in order so far.
-const WINDOW_GROWTH: u64 = 8;
+/// A range is as long as this part of the window.
+const RANGES_OF_WINDOW: u64 = 8;
 /// Twelve ranges in flight carry ten connections' worth, and one download stays far below 160 MiB.
 const WINDOW_BYTES_MAX: u64 = 12 * RANGE_BYTES_MAX;
 /// The share of the memory limit that one reader's window may have.
 const WINDOW_SHARE: (u64, u64) = (3, 8);
-/// Requests of one reader that come in order may arrive a little out of it.
-const DISORDER_BYTES: u64 = 2 << 20;
+/// The share of the memory limit that small files have which nobody reads just now: one part in so many.
+const KEPT_FILES_SHARE: u64 = 16;
+/// What others hold is looked at this often at most.
+const LEVEL_EVERY: Duration = Duration::from_millis(100);
+/// What a reader that has not read for a while keeps of its window, when others lack memory.
+const ABSENT_BYTES: u64 = 1 << 20;
 /// Kept behind who reads in order, and for who does not.
 const KEPT_BEHIND_BYTES: u64 = 2 << 20;
 const KEPT_RANDOM_BYTES: u64 = 8 << 20;
@@ -57,11 +72,17 @@ pub(super) struct Reader {
     store: Arc<dyn ObjectStore>,
     runtime: Runtime,
     budget: Arc<Budget>,
+    presence: Presence,
+    readers: Arc<Readers>,
     key: Key,
     name: Arc<str>,
+    pace: Arc<Pace>,
+    seconds: Seconds,
     window_bytes_max: u64,
-    /// The object was empty when it was last heard of: a range of it would be refused.
-    seems_empty: bool,
+    /// Size of the object when it was last heard of. Of an empty one a range would be refused.
+    known_bytes: Option<u64>,
+    /// Its ETag then.
+    known_etag: Option<ETag>,
     pinned: OnceLock<Pinned>,
     /// Reads what others write just now, rather than an object.
     edit: OnceLock<Arc<Edit>>,
@@ -69,15 +90,7 @@ pub(super) struct Reader {
     objects_only: bool,
     /// Who asks first pins the version; the others wait here.
     pinning: AsyncMutex<()>,
-    course: Mutex<Course>,
-}
-
-/// The version that a handle reads.
-#[derive(Debug, Clone)]
-struct Pinned {
-    etag: ETag,
-    bytes: u64,
-    crc64: Option<Crc64>,
+    held: Mutex<Held>,
 }
 
 /// One version of an object.
@@ -89,15 +102,14 @@ pub(super) struct Version {
     pub(super) crc64: Option<Crc64>,
 }
 
-/// Where the reader is, what is here and what is coming.
+/// How the reader goes, what is here and what is coming.
 #[derive(Debug, Default)]
-struct Course {
+struct Held {
+    course: Course,
     /// By first byte; no two overlap.
     fetches: BTreeMap<u64, Arc<Fetch>>,
-    /// Where the next read begins, if it goes on in order.
-    expected: u64,
-    /// Bytes read in order so far; 0: the last read was a jump.
-    run: u64,
+    /// Kept behind who reads in order.
+    behind_bytes: u64,
     /// The object is checked up to here, from its first byte.
     checked_upto: u64,
     checked: Option<Crc64>,
@@ -133,15 +145,20 @@ impl Reader {
             store: shared.store.clone(),
             runtime: shared.runtime.clone(),
             budget: shared.writers.budget().clone(),
+            presence: Presence::default(),
+            readers: shared.readers.clone(),
+            pace: shared.pace.clone(),
+            seconds: Seconds::default(),
             key,
             name: name.into(),
             window_bytes_max: WINDOW_BYTES_MAX.min(shared.memory_bytes / of * times),
-            seems_empty: known.is_some_and(|facts| facts.bytes == 0),
+            known_bytes: known.map(|facts| facts.bytes),
+            known_etag: known.and_then(|facts| facts.etag.as_ref()).map(PackedETag::unpack),
             pinned: OnceLock::new(),
             edit: OnceLock::new(),
             objects_only,
             pinning: AsyncMutex::new(()),
-            course: Mutex::new(Course { checked: Some(Crc64::EMPTY), ..Course::default() }),
+            held: Mutex::new(Held { checked: Some(Crc64::EMPTY), ..Held::default() }),
         });
         shared.readers.add(&reader);
         reader
@@ -157,8 +174,11 @@ impl Reader {
         bytes: u64,
     ) -> Arc<Self> {
         let reader = Self::new(shared, inode, key, name, None, true);
-        // It is as old as the line above.
-        reader.pinned.set(Pinned { etag, bytes, crc64: None }).unwrap_or(());
+        let kept = shared.readers.kept.file(&reader.key);
+        if let Some(file) = kept.filter(|file| file.version.etag == etag && file.version.bytes == bytes) {
+            reader.take_kept(file);
+        }
+        reader.pinned.get_or_init(|| Pinned { etag, bytes, crc64: None });
         reader
     }
 
@@ -216,7 +236,7 @@ impl Reader {
                 Ok(part) => parts.push(part),
                 Err(error) => {
                     // The next read may try again.
-                    self.course.lock().fetches.retain(|_, other| !other.has_failed());
+                    self.held.lock().fetches.retain(|_, other| !other.has_failed());
                     return Err(error);
                 }
             }
@@ -234,17 +254,26 @@ impl Reader {
         if let Some(pinned) = self.pinned.get() {
             return Ok(pinned.clone());
         }
-        if self.seems_empty {
+        if self.known_bytes == Some(0) {
             return self.pin_by_head().await;
         }
-        let wanted = if offset == 0 { bytes.max(FIRST_BYTES) } else { bytes.max(1) };
-        let (length, mut room) = match self.budget.try_take(wanted) {
+        if let Some(version) = self.pin_by_kept().await? {
+            return Ok(version);
+        }
+        let is_small = self.known_bytes.is_none_or(|known| known <= SMALL_BYTES);
+        let wanted = match offset {
+            0 if is_small => bytes.max(SMALL_BYTES),
+            0 => bytes.max(FETCH_BYTES_MIN),
+            _ => bytes.max(1),
+        };
+        let (length, mut room) = match self.room(wanted) {
             Some(room) => (wanted, room),
             // The smallest read of all waits for no memory.
             None => (bytes.max(1), self.budget.take_anyway(bytes)),
         };
         let range = ByteRange { first: offset, length };
-        let body = match self.store.get_object(&self.key, Some(range), None).await {
+        let ask = || self.store.get_object(&self.key, Some(range), None);
+        let body = match self.pace.sooner(&self.seconds, ask).await {
             Ok(body) => body,
             // Behind the end, or empty.
             Err(error) if error.reason == Reason::InvalidRange => return self.pin_by_head().await,
@@ -257,18 +286,38 @@ impl Reader {
         }
         room.shrink_to(end - offset);
         let fetch = Fetch::begin(&self.runtime, self.source(&pinned), offset, end, Some(body), room);
-        self.course.lock().fetches.insert(offset, fetch);
+        self.held.lock().fetches.insert(offset, fetch);
         Ok(pinned)
     }
 
     async fn pin_by_head(&self) -> VfsResult<Pinned> {
-        let meta = self.store.head_object(&self.key).await.map_err(|error| self.error(error))?;
+        let asked = self.pace.sooner(&self.seconds, || self.store.head_object(&self.key)).await;
+        let meta = asked.map_err(|error| self.error(error))?;
         Ok(self.pin(&meta))
     }
 
+    /// What is kept of the file, if it still is what is in the bucket.
+    async fn pin_by_kept(&self) -> VfsResult<Option<Pinned>> {
+        let kept = &self.readers.kept;
+        let Some(file) = kept.file(&self.key) else { return Ok(None) };
+        if self.known_etag.as_ref().is_none_or(|known| *known == file.version.etag) {
+            let asked = self.pace.sooner(&self.seconds, || self.store.head_object(&self.key)).await;
+            let meta = asked.map_err(|error| self.error(error))?;
+            if Pinned::of(&meta) == file.version {
+                return Ok(Some(self.take_kept(file)));
+            }
+        }
+        kept.forget(&self.key);
+        Ok(None)
+    }
+
+    fn take_kept(&self, file: KeptFile) -> Pinned {
+        self.held.lock().fetches.insert(0, file.fetch);
+        self.pinned.get_or_init(|| file.version).clone()
+    }
+
     fn pin(&self, meta: &ObjectMeta) -> Pinned {
-        let pinned = Pinned { etag: meta.etag.clone(), bytes: meta.size, crc64: meta.crc64 };
-        self.pinned.get_or_init(|| pinned).clone()
+        self.pinned.get_or_init(|| Pinned::of(meta)).clone()
     }
 
     fn source(&self, pinned: &Pinned) -> Source {
@@ -277,6 +326,8 @@ impl Reader {
             key: self.key.clone(),
             name: self.name.clone(),
             etag: pinned.etag.clone(),
+            pace: self.pace.clone(),
+            seconds: self.seconds.clone(),
         }
     }
 
@@ -284,59 +335,174 @@ impl Reader {
         VfsError::from_cos(error, &self.name)
     }
 
-    /// Sees whether reading goes on in order, begins what is missing and what will be wanted next, lets go of
-    /// what is done with. The ranges that hold `offset..end`, in order.
+    /// Sees how reading goes, begins what is missing and what will be wanted next, lets go of what is done
+    /// with. The ranges that hold `offset..end`, in order.
     fn steer(&self, pinned: &Pinned, offset: u64, end: u64) -> VfsResult<Vec<Arc<Fetch>>> {
-        let mut course = self.course.lock();
-        if let Some(error) = &course.corrupt {
+        let mut held = self.held.lock();
+        if let Some(error) = &held.corrupt {
             return Err(error.clone());
         }
-        course.follow(offset, end);
-        let window = (course.run * WINDOW_GROWTH).min(self.window_bytes_max);
-        let ahead = if course.run > 0 { (course.expected + window).min(pinned.bytes) } else { end };
-        let range_bytes =
-            (window / WINDOW_GROWTH / PIECE_BYTES * PIECE_BYTES).clamp(PIECE_BYTES, RANGE_BYTES_MAX);
-        let mut at = offset;
-        while at < end.max(ahead) {
-            if let Some(fetch) = course.holding(at) {
+        let share = self.budget.share_of(&self.presence);
+        held.behind_bytes = KEPT_BEHIND_BYTES.min(share / 4);
+        let window_bytes_max = self.window_bytes_max.min(share - held.behind_bytes);
+        match held.course.follow(offset, end, window_bytes_max) {
+            Way::Jump => self.complete(&mut held, pinned, &(offset..end)),
+            Way::Forward { upto, window_bytes } => {
+                let ahead = upto.saturating_add(window_bytes).min(pinned.bytes);
+                self.read_ahead(&mut held, pinned, &(offset..end), ahead.max(end), window_bytes);
+            }
+            Way::Backward { downto, window_bytes } => {
+                let floor = downto.saturating_sub(window_bytes);
+                self.read_behind(&mut held, pinned, &(offset..end), floor, window_bytes);
+            }
+            Way::Steps { by, count } => {
+                self.complete(&mut held, pinned, &(offset..end));
+                self.foresee(&mut held, pinned, &(offset..end), by, count);
+            }
+        }
+        let wanted = held.between(offset, end);
+        held.let_go();
+        Ok(wanted)
+    }
+
+    /// Fetches what is missing of `asked`, and nothing else.
+    fn complete(&self, held: &mut Held, pinned: &Pinned, asked: &Range<u64>) {
+        let mut at = asked.start;
+        while at < asked.end {
+            at = match held.holding(at) {
+                Some(fetch) => fetch.end,
+                None => self.fetch(held, pinned, at..asked.end.min(held.next_after(at)), asked),
+            };
+        }
+    }
+
+    /// Fetches what is missing from `asked` on up to `ahead`.
+    fn read_ahead(
+        &self,
+        held: &mut Held,
+        pinned: &Pinned,
+        asked: &Range<u64>,
+        ahead: u64,
+        window_bytes: u64,
+    ) {
+        let range_bytes = range_bytes(window_bytes);
+        let mut at = asked.start;
+        while at < ahead {
+            if let Some(fetch) = held.holding(at) {
                 at = fetch.end;
                 continue;
             }
-            let next = course.fetches.range(at..).next().map_or(pinned.bytes, |(first, _)| *first);
-            let is_wanted = at < end;
-            let whole = if is_wanted && course.run == 0 { end } else { aligned(at + range_bytes) };
-            let stop = whole.max(if is_wanted { end.min(at + RANGE_BYTES_MAX) } else { 0 }).min(next);
+            let next = held.next_after(at).min(pinned.bytes);
+            let whole = aligned(at + range_bytes);
+            if at < asked.end {
+                let window = (at + window_bytes.max(FETCH_BYTES_MIN)).max(asked.end);
+                at = self.fetch(held, pinned, at..whole.min(window).max(asked.end).min(next), asked);
+                continue;
+            }
+            let stop = whole.min(next);
             // Ahead, a full range or none: many small ones cost more than they bring.
-            if !is_wanted && stop > ahead && stop < pinned.bytes {
+            if stop > ahead && stop < pinned.bytes {
                 break;
             }
-            let (stop, room) = match self.budget.try_take(stop - at) {
-                Some(room) => (stop, room),
-                None if !is_wanted => break,
-                None => {
-                    let stop = stop.min(end);
-                    course.keep(KEPT_RANDOM_BYTES.saturating_sub(stop - at), offset..end);
-                    // The smallest read of all waits for no memory.
-                    let room = self.budget.try_take(stop - at);
-                    (stop, room.unwrap_or_else(|| self.budget.take_anyway(stop - at)))
-                }
-            };
-            let fetch = Fetch::begin(&self.runtime, self.source(pinned), at, stop, None, room);
-            course.fetches.insert(at, fetch);
-            at = stop;
+            match self.begin(held, pinned, at..stop) {
+                true => at = stop,
+                false => break,
+            }
         }
-        let wanted = course.between(offset, end);
-        course.let_go(offset);
-        Ok(wanted)
+    }
+
+    /// Fetches what is missing from the end of `asked` down to `floor`.
+    fn read_behind(
+        &self,
+        held: &mut Held,
+        pinned: &Pinned,
+        asked: &Range<u64>,
+        floor: u64,
+        window_bytes: u64,
+    ) {
+        let range_bytes = range_bytes(window_bytes);
+        let mut at = asked.end;
+        while at > floor.min(asked.start) {
+            if let Some(fetch) = held.holding(at - 1) {
+                at = fetch.first;
+                continue;
+            }
+            let below = held.fetches.range(..at).next_back().map_or(0, |(_, fetch)| fetch.end);
+            let whole = aligned(at - 1).saturating_sub(range_bytes - PIECE_BYTES);
+            if at > asked.start {
+                let window = at.saturating_sub(window_bytes.max(FETCH_BYTES_MIN));
+                let first = whole.max(window).min(asked.start).max(below);
+                let is_begun = self.begin(held, pinned, first..at);
+                if !is_begun {
+                    self.fetch(held, pinned, asked.start.max(below)..at, asked);
+                }
+                at = if is_begun { first } else { asked.start.max(below) };
+                continue;
+            }
+            let first = whole.max(below);
+            if (first < floor && first > 0) || !self.begin(held, pinned, first..at) {
+                break;
+            }
+            at = first;
+        }
+    }
+
+    /// Fetches the next `count` reads, each `by` bytes farther.
+    fn foresee(&self, held: &mut Held, pinned: &Pinned, asked: &Range<u64>, by: i64, count: u64) {
+        let mut first = asked.start;
+        for _ in 0..count {
+            let Some(next) = first.checked_add_signed(by).filter(|next| *next < pinned.bytes) else { return };
+            first = next;
+            let end = (first + (asked.end - asked.start)).min(pinned.bytes);
+            let is_free = held.between(first, end).is_empty();
+            if is_free && !self.begin(held, pinned, first..end) {
+                return;
+            }
+        }
+    }
+
+    /// Fetches `range`, of which `asked` cannot wait: where memory is short, that piece alone. Where what is
+    /// fetched ends.
+    fn fetch(&self, held: &mut Held, pinned: &Pinned, range: Range<u64>, asked: &Range<u64>) -> u64 {
+        if self.begin(held, pinned, range.clone()) {
+            return range.end;
+        }
+        let stop = range.end.min(asked.end);
+        let bytes = stop - range.start;
+        held.keep(KEPT_RANDOM_BYTES.saturating_sub(bytes), asked.clone());
+        // The smallest read of all waits for no memory.
+        let room = self.budget.try_take(bytes).unwrap_or_else(|| self.budget.take_anyway(bytes));
+        let fetch = Fetch::begin(&self.runtime, self.source(pinned), range.start, stop, None, room);
+        held.fetches.insert(range.start, fetch);
+        stop
+    }
+
+    /// Fetches `range` if there is memory for it.
+    fn begin(&self, held: &mut Held, pinned: &Pinned, range: Range<u64>) -> bool {
+        let Some(room) = self.room(range.end - range.start) else {
+            self.readers.level(self);
+            return false;
+        };
+        let fetch = Fetch::begin(&self.runtime, self.source(pinned), range.start, range.end, None, room);
+        held.fetches.insert(range.start, fetch);
+        true
+    }
+
+    /// Memory, also what kept files have.
+    fn room(&self, bytes: u64) -> Option<Room> {
+        let room = self.budget.try_take(bytes);
+        room.or_else(
+            || if self.readers.kept.give_back(bytes) > 0 { self.budget.try_take(bytes) } else { None },
+        )
     }
 
     /// Goes on with the checksum of the whole; at its end, judges.
     fn check(&self, pinned: &Pinned, end: u64) -> VfsResult<()> {
-        let mut course = self.course.lock();
-        course.sum_up();
-        course.fetches.retain(|_, fetch| !fetch.is_passing());
-        let (Some(expected), Some(found)) = (pinned.crc64, course.checked) else { return Ok(()) };
-        if end < pinned.bytes || course.checked_upto < pinned.bytes || expected == found {
+        let mut held = self.held.lock();
+        held.sum_up();
+        held.fetches.retain(|_, fetch| !fetch.is_passing());
+        let (Some(expected), Some(found)) = (pinned.crc64, held.checked) else { return Ok(()) };
+        if end < pinned.bytes || held.checked_upto < pinned.bytes || expected == found {
             return Ok(());
         }
         error!(key = %self.key, %expected, %found, "what was read is not what the store holds");
@@ -344,59 +510,96 @@ impl Reader {
             .of_key(&self.key)
             .because("the checksum of the bytes read is not that of the object");
         let failure = VfsError::Store { cause: Arc::new(cause) };
-        course.corrupt = Some(failure.clone());
+        held.corrupt = Some(failure.clone());
         Err(failure)
     }
 }
 
-/// All readers of a mount, to be asked for memory when writers wait for it.
-#[derive(Debug, Default)]
-pub(super) struct Readers(Mutex<Vec<Weak<Reader>>>);
+impl Drop for Reader {
+    /// A small file that was read whole may be opened again.
+    fn drop(&mut self) {
+        let held = self.held.get_mut();
+        let (Some(version), Some(fetch)) = (self.pinned.get(), held.fetches.get(&0)) else { return };
+        let checksum = fetch.checksum();
+        let is_right = checksum.is_some() && version.crc64.is_none_or(|expected| checksum == Some(expected));
+        if fetch.end == version.bytes && is_right && !fetch.is_passing() {
+            let file = KeptFile { version: version.clone(), fetch: fetch.clone() };
+            self.readers.kept.keep(self.key.clone(), file);
+        }
+    }
+}
+
+/// All readers of a mount, to be asked for memory when others wait for it.
+#[derive(Debug)]
+pub(super) struct Readers {
+    open: Mutex<Vec<Weak<Reader>>>,
+    kept: KeptFiles,
+    begun: Instant,
+    /// When it was last seen to that nobody holds too much, in milliseconds from `begun`.
+    levelled: AtomicU64,
+}
 
 impl Readers {
+    /// Of a gateway with so much memory.
+    pub(super) fn new(memory_bytes: u64) -> Self {
+        Self {
+            open: Mutex::default(),
+            kept: KeptFiles::new(memory_bytes / KEPT_FILES_SHARE),
+            begun: Instant::now(),
+            levelled: AtomicU64::new(0),
+        }
+    }
+
     fn add(&self, reader: &Arc<Reader>) {
-        let mut readers = self.0.lock();
+        let mut readers = self.open.lock();
         if readers.len() == readers.capacity() {
             readers.retain(|reader| reader.strong_count() > 0);
         }
         readers.push(Arc::downgrade(reader));
     }
 
+    fn all(&self) -> Vec<Arc<Reader>> {
+        self.open.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// Gives back about so many bytes: what nobody waits for, the farthest ahead first.
-    pub(super) fn give_back(&self, mut bytes: u64) {
-        let readers: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
-        for reader in readers {
-            let mut course = reader.course.lock();
-            course.sum_up();
-            let idle = |fetch: &Arc<Fetch>| Arc::strong_count(fetch) == 1;
-            while bytes > 0
-                && let Some(first) =
-                    course.fetches.iter().rev().find(|(_, fetch)| idle(fetch)).map(|(first, _)| *first)
-                && let Some(fetch) = course.fetches.remove(&first)
-            {
-                bytes = bytes.saturating_sub(fetch.end - fetch.first);
+    pub(super) fn give_back(&self, bytes: u64) {
+        let mut left = bytes.saturating_sub(self.kept.give_back(bytes));
+        for reader in self.all() {
+            if left > 0 {
+                left = left.saturating_sub(reader.held.lock().give_back(left));
             }
+        }
+    }
+
+    /// `reader` finds no memory: others give back what they hold beyond their share, and those that do not
+    /// read just now nearly all.
+    fn level(&self, reader: &Reader) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let every = u64::try_from(LEVEL_EVERY.as_millis()).unwrap_or(u64::MAX);
+        let last = self.levelled.load(Ordering::Relaxed);
+        if now < last + every || self.levelled.swap(now, Ordering::Relaxed) != last {
+            return;
+        }
+        let share = reader.budget.share_of(&reader.presence);
+        for other in self.all() {
+            // Whoever reads at this very moment is left alone; that is `reader` itself, too.
+            let Some(mut held) = other.held.try_lock() else { continue };
+            let most = if reader.budget.is_present(&other.presence) { share } else { ABSENT_BYTES };
+            let bytes = held.memory_bytes();
+            held.give_back(bytes.saturating_sub(most));
         }
     }
 }
 
-impl Course {
-    fn follow(&mut self, offset: u64, end: u64) {
-        let is_next = offset == self.expected;
-        let is_near = self.run > 0
-            && offset <= self.expected + DISORDER_BYTES
-            && offset + DISORDER_BYTES >= self.expected;
-        if is_next || is_near {
-            self.run += end.saturating_sub(self.expected);
-            self.expected = self.expected.max(end);
-        } else {
-            self.run = 0;
-            self.expected = end;
-        }
-    }
-
+impl Held {
     fn holding(&self, at: u64) -> Option<&Arc<Fetch>> {
         self.fetches.range(..=at).next_back().map(|(_, fetch)| fetch).filter(|fetch| fetch.end > at)
+    }
+
+    /// Where the first range behind `at` begins.
+    fn next_after(&self, at: u64) -> u64 {
+        self.fetches.range(at..).next().map_or(u64::MAX, |(first, _)| *first)
     }
 
     fn between(&self, offset: u64, end: u64) -> Vec<Arc<Fetch>> {
@@ -405,28 +608,54 @@ impl Course {
     }
 
     /// Drops what will not be read again soon. Who waits for a range holds it himself.
-    fn let_go(&mut self, offset: u64) {
+    fn let_go(&mut self) {
         self.sum_up();
-        if self.run > 0 {
-            let behind = offset.saturating_sub(KEPT_BEHIND_BYTES);
-            // Ahead of a reader in order, nothing is left of an older run beyond the longest window.
-            let beyond = self.expected + WINDOW_BYTES_MAX + RANGE_BYTES_MAX;
-            self.fetches.retain(|first, fetch| fetch.end > behind && *first < beyond);
-            return;
-        }
-        self.keep(KEPT_RANDOM_BYTES, 0..0);
+        let kept_bytes = if self.course.jumps() { KEPT_RANDOM_BYTES } else { 0 };
+        self.keep(kept_bytes, 0..0);
     }
 
-    /// Keeps up to `bytes` of memory, what was read last, and what is asked for now.
+    /// Of what no place in order wants, keeps up to `bytes` of memory, what was read last, and what is asked for now.
     fn keep(&mut self, bytes: u64, asked: Range<u64>) {
-        let mut held: u64 = self.fetches.values().map(|fetch| fetch.memory_bytes()).sum();
-        while held > bytes && self.fetches.len() > 1 {
-            let others =
-                self.fetches.values().filter(|fetch| fetch.end <= asked.start || fetch.first >= asked.end);
-            let oldest = others.min_by_key(|fetch| *fetch.used.lock()).map(|fetch| fetch.first);
-            let Some(dropped) = oldest.and_then(|first| self.fetches.remove(&first)) else { return };
-            held -= dropped.memory_bytes();
+        let course = &self.course;
+        let mut others: Vec<_> = self
+            .fetches
+            .values()
+            .filter(|fetch| !course.wants(&(fetch.first..fetch.end), self.behind_bytes, RANGE_BYTES_MAX))
+            .map(|fetch| (*fetch.used.lock(), fetch.first, fetch.end, fetch.memory_bytes()))
+            .collect();
+        let mut held_bytes: u64 = others.iter().map(|(.., bytes)| bytes).sum();
+        if held_bytes <= bytes {
+            return;
         }
+        others.sort_unstable();
+        for (_, first, end, memory_bytes) in others {
+            if held_bytes <= bytes {
+                return;
+            }
+            if end <= asked.start || first >= asked.end {
+                self.fetches.remove(&first);
+                held_bytes -= memory_bytes;
+            }
+        }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.fetches.values().map(|fetch| fetch.memory_bytes()).sum()
+    }
+
+    /// Drops about so many bytes that nobody waits for, the farthest ahead first. How many it were.
+    fn give_back(&mut self, bytes: u64) -> u64 {
+        self.sum_up();
+        let mut given = 0;
+        let idle = |fetch: &Arc<Fetch>| Arc::strong_count(fetch) == 1;
+        while given < bytes
+            && let Some(first) =
+                self.fetches.iter().rev().find(|(_, fetch)| idle(fetch)).map(|(first, _)| *first)
+            && let Some(fetch) = self.fetches.remove(&first)
+        {
+            given += fetch.memory_bytes();
+        }
+        given
     }
 
     /// Adds the checksums of ranges that are whole and follow what is summed up already.
@@ -441,39 +670,12 @@ impl Course {
     }
 }
 
-/// The end of the MiB that `at` lies in: pieces end there.
-fn aligned(at: u64) -> u64 {
-    at / PIECE_BYTES * PIECE_BYTES
+/// How long ranges are: longer ones cost fewer requests, shorter ones are there sooner.
+fn range_bytes(window_bytes: u64) -> u64 {
+    aligned(window_bytes / RANGES_OF_WINDOW).clamp(PIECE_BYTES, RANGE_BYTES_MAX)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn course(reads: &[(u64, u64)]) -> Course {
-        let mut course = Course::default();
-        for (offset, bytes) in reads {
-            course.follow(*offset, offset + bytes);
-        }
-        course
-    }
-
-    #[test]
-    fn reading_in_order_is_seen_although_requests_overtake_each_other() {
-        let in_order: Vec<_> = (0..8).map(|number| (number << 17, 1 << 17)).collect();
-        assert_eq!(course(&in_order).run, 1 << 20);
-        let mut shuffled = in_order.clone();
-        shuffled.swap(2, 3);
-        shuffled.swap(5, 7);
-        let course = course(&shuffled);
-        assert_eq!((course.run, course.expected), (1 << 20, 1 << 20));
-    }
-
-    #[test]
-    fn a_jump_ends_the_run_and_the_next_read_behind_it_begins_one() {
-        let jumped = course(&[(0, 65_536), (65_536, 65_536), (100 << 20, 65_536)]);
-        assert_eq!(jumped.run, 0);
-        let resumed = course(&[(100 << 20, 65_536), ((100 << 20) + 65_536, 65_536)]);
-        assert_eq!(resumed.run, 65_536);
-    }
+/// The MiB that `at` lies in: pieces end there.
+fn aligned(at: u64) -> u64 {
+    at / PIECE_BYTES * PIECE_BYTES
 }

@@ -30,6 +30,7 @@ use super::{
     metadata::Gathering,
     name::Names,
     overlay::{Change, Overlay},
+    pace::Pace,
     posix::Posix,
     quota::{Quota, Share},
     read::Readers,
@@ -78,6 +79,7 @@ pub struct Shared {
     /// `None` where there is no limit.
     pub(super) quota: Option<Quota>,
     pub(super) readers: Arc<Readers>,
+    pub(super) pace: Arc<Pace>,
     _reclaimer: Reclaimer,
     /// What tables and listings take from the budget.
     counted: Mutex<Option<Room>>,
@@ -117,7 +119,7 @@ impl Shared {
     ) -> Arc<Self> {
         let born = from_seconds(seconds(SystemTime::now()));
         let listings_bytes = usize::try_from(limits.memory_bytes / LISTINGS_SHARE).unwrap_or(usize::MAX);
-        let readers = Arc::new(Readers::default());
+        let readers = Arc::new(Readers::new(limits.memory_bytes));
         let asked = readers.clone();
         let reclaimer = writers.budget().on_pressure(move |bytes| asked.give_back(bytes));
         let names = || Names::new(&mount.prefix, &limits.state_prefix);
@@ -147,6 +149,7 @@ impl Shared {
             gathering: Gathering::default(),
             quota,
             readers,
+            pace: Arc::new(Pace::new(mount.store.timeout)),
             _reclaimer: reclaimer,
             counted: Mutex::new(None),
             kept: Mutex::new(LruCache::new(KEPT_MAX)),

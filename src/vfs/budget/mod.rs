@@ -27,6 +27,7 @@
 //!
 //! Lock order: the lock in here is a leaf. Nothing is called under it; waiters are woken through channels.
 
+mod census;
 mod holding;
 mod slabs;
 
@@ -44,6 +45,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::{config::BLOCK_BYTES, cos::PART_BYTES_MIN};
+use census::Census;
+pub(super) use census::Presence;
 use holding::Holder;
 pub(super) use holding::{Block, Piece, Right, Seat, Transit};
 pub use holding::{Reclaimer, Room};
@@ -63,6 +66,8 @@ pub(super) const SLACK_BLOCKS: usize = RIGHTS_MAX * (SENDABLE_BLOCKS + WRITE_BLO
 /// Share of the budget, in quarters, that readers may hold, and up to which parts may be begun: one that has
 /// begun finds some room to become sendable.
 const QUARTERS: usize = 3;
+/// What readers share in equal parts; the rest of their three quarters is for what none of them can wait for.
+const READERS_SHARE: (u64, u64) = (5, 8);
 
 /// The memory of all mounts.
 pub struct Budget {
@@ -75,6 +80,7 @@ pub struct Budget {
     /// Told when somebody begins to wait, and while somebody does, each time an upload request or a right ends.
     pressure: Notify,
     reclaimers: Mutex<Vec<(u64, Reclaim)>>,
+    census: Census,
 }
 
 /// Gives back memory that can be had again, up to so many bytes. Called without locks; must not block.
@@ -136,6 +142,7 @@ impl Budget {
             in_transit: AtomicUsize::new(0),
             pressure: Notify::new(),
             reclaimers: Mutex::default(),
+            census: Census::new(),
         })
     }
 
@@ -166,6 +173,17 @@ impl Budget {
         let mut state = self.state.lock();
         let fits = state.idle() && state.readers.is_empty() && self.fits_reader(&state, blocks);
         fits.then(|| self.room(&mut state, blocks, Holder::Reader))
+    }
+
+    /// What a reader that reads now may hold of what readers may, if all who do so hold as much.
+    pub(super) fn share_of(&self, reader: &Presence) -> u64 {
+        let (times, of) = READERS_SHARE;
+        self.bytes() / of * times / self.census.count(reader)
+    }
+
+    /// Whether a reader has read lately.
+    pub(super) fn is_present(&self, reader: &Presence) -> bool {
+        self.census.is_present(reader)
     }
 
     /// Memory for a reader, after all who wait for memory now. At most three quarters of the budget are
