@@ -494,6 +494,9 @@ fn admin_port_tells_in_its_own_words() {
         emulator.admin("GET", "/uploads", ""),
         json!([{"bucket": BUCKET, "key": "m", "upload_id": upload, "parts": 1, "bytes": 4}])
     );
+    // Counted once the last byte has left.
+    let sent = || emulator.admin("GET", "/requests", "")["GetObject"]["bytes_out"] == 9;
+    assert!(eventually(5, sent));
     let counts = emulator.admin("GET", "/requests", "");
     assert_eq!(counts["PutObject"], json!({"count": 1, "bytes_in": 9, "bytes_out": 0}));
     assert_eq!(counts["GetObject"], json!({"count": 1, "bytes_in": 0, "bytes_out": 9}));

@@ -380,6 +380,7 @@ async fn too_large_a_file_is_refused_at_the_write_that_crosses_the_limit() {
         min_part_bytes: MIB,
         single_file_bytes_max: 3 * MIB,
         upload_requests_max: 4,
+        upload_answers_max: 0,
         attr_ttl: Duration::from_secs(5),
         grace: Duration::from_secs(30),
         state_prefix: ".cosgate/".to_owned(),

@@ -21,6 +21,8 @@ pub struct Limits {
     pub single_file_bytes_max: u64,
     /// Upload requests in flight.
     pub upload_requests_max: usize,
+    /// Parts beside them whose last byte has left, and which COS has yet to answer for.
+    pub upload_answers_max: usize,
     pub attr_ttl: Duration,
     /// How long uploads in flight may go on once a stop has been asked for.
     pub grace: Duration,
@@ -28,6 +30,8 @@ pub struct Limits {
     pub state_prefix: String,
 }
 
+/// For so many upload requests, one part may wait for its answer besides.
+const ANSWERS_SHARE: usize = 4;
 /// Smallest part in bytes, the last one excepted (*Specifications and Limits*).
 const PART_BYTES_MIN: u64 = 1 << 20;
 /// Twelve parts of the smallest size.
@@ -64,6 +68,7 @@ impl Default for Limits {
                 default_min_part_bytes(MEMORY_BYTES),
             ),
             upload_requests_max: default_upload_requests(),
+            upload_answers_max: default_upload_requests() / ANSWERS_SHARE,
             attr_ttl: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             state_prefix: ".cosgate/".to_owned(),
@@ -105,16 +110,20 @@ pub(super) fn read(sections: &mut Sections<'_>) -> (Limits, Duration) {
         }
     });
     let min_part_bytes = read_min_part(sections, &place, memory_bytes);
+    let single_file_bytes_max = read_single_file(sections, &place, memory_bytes, min_part_bytes);
+    let upload_requests_max =
+        sections.value(&place, "upload_thread_num", default.upload_requests_max, |text| {
+            parse_count(text, 1, 1024)
+        });
+    // Whoever sets another number means it.
+    let upload_answers_max =
+        if upload_requests_max == default.upload_requests_max { default.upload_answers_max } else { 0 };
     let limits = Limits {
         memory_bytes,
         min_part_bytes,
-        single_file_bytes_max: read_single_file(sections, &place, memory_bytes, min_part_bytes),
-        upload_requests_max: sections.value(
-            &place,
-            "upload_thread_num",
-            default.upload_requests_max,
-            |text| parse_count(text, 1, 1024),
-        ),
+        single_file_bytes_max,
+        upload_requests_max,
+        upload_answers_max,
         attr_ttl: sections.value(&place, "attr_ttl", default.attr_ttl, parse_duration),
         grace: sections.value(&place, "grace_timeout", default.grace, parse_duration),
         state_prefix: sections.value(&place, "state_prefix", default.state_prefix, |text| {

@@ -39,6 +39,7 @@ mod pace;
 mod policy;
 mod posix;
 mod quota;
+mod ranges;
 mod read;
 mod register;
 mod remove;

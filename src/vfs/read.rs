@@ -15,7 +15,6 @@
 //! byte to its last checks it against the store's CRC-64 on the way.
 
 use std::{
-    collections::BTreeMap,
     ops::Range,
     sync::{
         Arc, OnceLock, Weak,
@@ -33,12 +32,13 @@ use super::{
     Budget, HandleNo, InodeNo, Room, Vfs, VfsError, VfsResult,
     attr::{Facts, PackedETag},
     budget::Presence,
-    course::{Course, Way},
+    course::Way,
     edit::Edit,
     fetch::{Fetch, PIECE_BYTES, Source, joined},
     handle::Handle,
     kept::{KeptFile, KeptFiles, Pinned},
     pace::{Pace, Seconds},
+    ranges::{KEPT_RANDOM_BYTES, RANGE_BYTES_MAX, Ranges},
     shared::Shared,
 };
 use crate::cos::{ByteRange, CosError, Crc64, ETag, Key, ObjectMeta, ObjectStore, Reason};
@@ -47,8 +47,6 @@ use crate::cos::{ByteRange, CosError, Crc64, ETag, Key, ObjectMeta, ObjectStore,
 const SMALL_BYTES: u64 = 2 << 20;
 /// What is fetched at least where reading goes on in order: memory comes in such blocks.
 const FETCH_BYTES_MIN: u64 = 64 << 10;
-/// Longest range: at 20 ms of latency and 40 MB/s per connection, the latency is an eighth of it.
-const RANGE_BYTES_MAX: u64 = 6 << 20;
 /// A range is as long as this part of the window.
 const RANGES_OF_WINDOW: u64 = 8;
 /// Twelve ranges in flight carry ten connections' worth, and one download stays far below 160 MiB.
@@ -61,9 +59,8 @@ const KEPT_FILES_SHARE: u64 = 16;
 const LEVEL_EVERY: Duration = Duration::from_millis(100);
 /// What a reader that has not read for a while keeps of its window, when others lack memory.
 const ABSENT_BYTES: u64 = 1 << 20;
-/// Kept behind who reads in order, and for who does not.
+/// Kept behind who reads in order.
 const KEPT_BEHIND_BYTES: u64 = 2 << 20;
-const KEPT_RANDOM_BYTES: u64 = 8 << 20;
 
 /// A file that is open for reading.
 #[derive(Debug)]
@@ -90,7 +87,7 @@ pub(super) struct Reader {
     objects_only: bool,
     /// Who asks first pins the version; the others wait here.
     pinning: AsyncMutex<()>,
-    held: Mutex<Held>,
+    ranges: Mutex<Ranges>,
 }
 
 /// One version of an object.
@@ -100,20 +97,6 @@ pub(super) struct Version {
     pub(super) etag: ETag,
     pub(super) bytes: u64,
     pub(super) crc64: Option<Crc64>,
-}
-
-/// How the reader goes, what is here and what is coming.
-#[derive(Debug, Default)]
-struct Held {
-    course: Course,
-    /// By first byte; no two overlap.
-    fetches: BTreeMap<u64, Arc<Fetch>>,
-    /// Kept behind who reads in order.
-    behind_bytes: u64,
-    /// The object is checked up to here, from its first byte.
-    checked_upto: u64,
-    checked: Option<Crc64>,
-    corrupt: Option<VfsError>,
 }
 
 pub(super) async fn read(vfs: &Vfs, handle: HandleNo, offset: u64, bytes: u32) -> VfsResult<Bytes> {
@@ -158,7 +141,7 @@ impl Reader {
             edit: OnceLock::new(),
             objects_only,
             pinning: AsyncMutex::new(()),
-            held: Mutex::new(Held { checked: Some(Crc64::EMPTY), ..Held::default() }),
+            ranges: Mutex::new(Ranges { checked: Some(Crc64::EMPTY), ..Ranges::default() }),
         });
         shared.readers.add(&reader);
         reader
@@ -236,7 +219,7 @@ impl Reader {
                 Ok(part) => parts.push(part),
                 Err(error) => {
                     // The next read may try again.
-                    self.held.lock().fetches.retain(|_, other| !other.has_failed());
+                    self.ranges.lock().fetches.retain(|_, other| !other.has_failed());
                     return Err(error);
                 }
             }
@@ -286,7 +269,7 @@ impl Reader {
         }
         room.shrink_to(end - offset);
         let fetch = Fetch::begin(&self.runtime, self.source(&pinned), offset, end, Some(body), room);
-        self.held.lock().fetches.insert(offset, fetch);
+        self.ranges.lock().fetches.insert(offset, fetch);
         Ok(pinned)
     }
 
@@ -312,7 +295,7 @@ impl Reader {
     }
 
     fn take_kept(&self, file: KeptFile) -> Pinned {
-        self.held.lock().fetches.insert(0, file.fetch);
+        self.ranges.lock().fetches.insert(0, file.fetch);
         self.pinned.get_or_init(|| file.version).clone()
     }
 
@@ -338,40 +321,40 @@ impl Reader {
     /// Sees how reading goes, begins what is missing and what will be wanted next, lets go of what is done
     /// with. The ranges that hold `offset..end`, in order.
     fn steer(&self, pinned: &Pinned, offset: u64, end: u64) -> VfsResult<Vec<Arc<Fetch>>> {
-        let mut held = self.held.lock();
-        if let Some(error) = &held.corrupt {
+        let mut ranges = self.ranges.lock();
+        if let Some(error) = &ranges.corrupt {
             return Err(error.clone());
         }
         let share = self.budget.share_of(&self.presence);
-        held.behind_bytes = KEPT_BEHIND_BYTES.min(share / 4);
-        let window_bytes_max = self.window_bytes_max.min(share - held.behind_bytes);
-        match held.course.follow(offset, end, window_bytes_max) {
-            Way::Jump => self.complete(&mut held, pinned, &(offset..end)),
+        ranges.behind_bytes = KEPT_BEHIND_BYTES.min(share / 4);
+        let window_bytes_max = self.window_bytes_max.min(share - ranges.behind_bytes);
+        match ranges.course.follow(offset, end, window_bytes_max) {
+            Way::Jump => self.complete(&mut ranges, pinned, &(offset..end)),
             Way::Forward { upto, window_bytes } => {
                 let ahead = upto.saturating_add(window_bytes).min(pinned.bytes);
-                self.read_ahead(&mut held, pinned, &(offset..end), ahead.max(end), window_bytes);
+                self.read_ahead(&mut ranges, pinned, &(offset..end), ahead.max(end), window_bytes);
             }
             Way::Backward { downto, window_bytes } => {
                 let floor = downto.saturating_sub(window_bytes);
-                self.read_behind(&mut held, pinned, &(offset..end), floor, window_bytes);
+                self.read_behind(&mut ranges, pinned, &(offset..end), floor, window_bytes);
             }
             Way::Steps { by, count } => {
-                self.complete(&mut held, pinned, &(offset..end));
-                self.foresee(&mut held, pinned, &(offset..end), by, count);
+                self.complete(&mut ranges, pinned, &(offset..end));
+                self.foresee(&mut ranges, pinned, &(offset..end), by, count);
             }
         }
-        let wanted = held.between(offset, end);
-        held.let_go();
+        let wanted = ranges.between(offset, end);
+        ranges.let_go();
         Ok(wanted)
     }
 
     /// Fetches what is missing of `asked`, and nothing else.
-    fn complete(&self, held: &mut Held, pinned: &Pinned, asked: &Range<u64>) {
+    fn complete(&self, ranges: &mut Ranges, pinned: &Pinned, asked: &Range<u64>) {
         let mut at = asked.start;
         while at < asked.end {
-            at = match held.holding(at) {
+            at = match ranges.holding(at) {
                 Some(fetch) => fetch.end,
-                None => self.fetch(held, pinned, at..asked.end.min(held.next_after(at)), asked),
+                None => self.fetch(ranges, pinned, at..asked.end.min(ranges.next_after(at)), asked),
             };
         }
     }
@@ -379,7 +362,7 @@ impl Reader {
     /// Fetches what is missing from `asked` on up to `ahead`.
     fn read_ahead(
         &self,
-        held: &mut Held,
+        ranges: &mut Ranges,
         pinned: &Pinned,
         asked: &Range<u64>,
         ahead: u64,
@@ -388,15 +371,15 @@ impl Reader {
         let range_bytes = range_bytes(window_bytes);
         let mut at = asked.start;
         while at < ahead {
-            if let Some(fetch) = held.holding(at) {
+            if let Some(fetch) = ranges.holding(at) {
                 at = fetch.end;
                 continue;
             }
-            let next = held.next_after(at).min(pinned.bytes);
+            let next = ranges.next_after(at).min(pinned.bytes);
             let whole = aligned(at + range_bytes);
             if at < asked.end {
                 let window = (at + window_bytes.max(FETCH_BYTES_MIN)).max(asked.end);
-                at = self.fetch(held, pinned, at..whole.min(window).max(asked.end).min(next), asked);
+                at = self.fetch(ranges, pinned, at..whole.min(window).max(asked.end).min(next), asked);
                 continue;
             }
             let stop = whole.min(next);
@@ -404,7 +387,7 @@ impl Reader {
             if stop > ahead && stop < pinned.bytes {
                 break;
             }
-            match self.begin(held, pinned, at..stop) {
+            match self.begin(ranges, pinned, at..stop) {
                 true => at = stop,
                 false => break,
             }
@@ -414,7 +397,7 @@ impl Reader {
     /// Fetches what is missing from the end of `asked` down to `floor`.
     fn read_behind(
         &self,
-        held: &mut Held,
+        ranges: &mut Ranges,
         pinned: &Pinned,
         asked: &Range<u64>,
         floor: u64,
@@ -423,24 +406,24 @@ impl Reader {
         let range_bytes = range_bytes(window_bytes);
         let mut at = asked.end;
         while at > floor.min(asked.start) {
-            if let Some(fetch) = held.holding(at - 1) {
+            if let Some(fetch) = ranges.holding(at - 1) {
                 at = fetch.first;
                 continue;
             }
-            let below = held.fetches.range(..at).next_back().map_or(0, |(_, fetch)| fetch.end);
+            let below = ranges.fetches.range(..at).next_back().map_or(0, |(_, fetch)| fetch.end);
             let whole = aligned(at - 1).saturating_sub(range_bytes - PIECE_BYTES);
             if at > asked.start {
                 let window = at.saturating_sub(window_bytes.max(FETCH_BYTES_MIN));
                 let first = whole.max(window).min(asked.start).max(below);
-                let is_begun = self.begin(held, pinned, first..at);
+                let is_begun = self.begin(ranges, pinned, first..at);
                 if !is_begun {
-                    self.fetch(held, pinned, asked.start.max(below)..at, asked);
+                    self.fetch(ranges, pinned, asked.start.max(below)..at, asked);
                 }
                 at = if is_begun { first } else { asked.start.max(below) };
                 continue;
             }
             let first = whole.max(below);
-            if (first < floor && first > 0) || !self.begin(held, pinned, first..at) {
+            if (first < floor && first > 0) || !self.begin(ranges, pinned, first..at) {
                 break;
             }
             at = first;
@@ -448,14 +431,14 @@ impl Reader {
     }
 
     /// Fetches the next `count` reads, each `by` bytes farther.
-    fn foresee(&self, held: &mut Held, pinned: &Pinned, asked: &Range<u64>, by: i64, count: u64) {
+    fn foresee(&self, ranges: &mut Ranges, pinned: &Pinned, asked: &Range<u64>, by: i64, count: u64) {
         let mut first = asked.start;
         for _ in 0..count {
             let Some(next) = first.checked_add_signed(by).filter(|next| *next < pinned.bytes) else { return };
             first = next;
             let end = (first + (asked.end - asked.start)).min(pinned.bytes);
-            let is_free = held.between(first, end).is_empty();
-            if is_free && !self.begin(held, pinned, first..end) {
+            let is_free = ranges.between(first, end).is_empty();
+            if is_free && !self.begin(ranges, pinned, first..end) {
                 return;
             }
         }
@@ -463,28 +446,28 @@ impl Reader {
 
     /// Fetches `range`, of which `asked` cannot wait: where memory is short, that piece alone. Where what is
     /// fetched ends.
-    fn fetch(&self, held: &mut Held, pinned: &Pinned, range: Range<u64>, asked: &Range<u64>) -> u64 {
-        if self.begin(held, pinned, range.clone()) {
+    fn fetch(&self, ranges: &mut Ranges, pinned: &Pinned, range: Range<u64>, asked: &Range<u64>) -> u64 {
+        if self.begin(ranges, pinned, range.clone()) {
             return range.end;
         }
         let stop = range.end.min(asked.end);
         let bytes = stop - range.start;
-        held.keep(KEPT_RANDOM_BYTES.saturating_sub(bytes), asked.clone());
+        ranges.keep(KEPT_RANDOM_BYTES.saturating_sub(bytes), asked.clone());
         // The smallest read of all waits for no memory.
         let room = self.budget.try_take(bytes).unwrap_or_else(|| self.budget.take_anyway(bytes));
         let fetch = Fetch::begin(&self.runtime, self.source(pinned), range.start, stop, None, room);
-        held.fetches.insert(range.start, fetch);
+        ranges.fetches.insert(range.start, fetch);
         stop
     }
 
     /// Fetches `range` if there is memory for it.
-    fn begin(&self, held: &mut Held, pinned: &Pinned, range: Range<u64>) -> bool {
+    fn begin(&self, ranges: &mut Ranges, pinned: &Pinned, range: Range<u64>) -> bool {
         let Some(room) = self.room(range.end - range.start) else {
             self.readers.level(self);
             return false;
         };
         let fetch = Fetch::begin(&self.runtime, self.source(pinned), range.start, range.end, None, room);
-        held.fetches.insert(range.start, fetch);
+        ranges.fetches.insert(range.start, fetch);
         true
     }
 
@@ -498,11 +481,11 @@ impl Reader {
 
     /// Goes on with the checksum of the whole; at its end, judges.
     fn check(&self, pinned: &Pinned, end: u64) -> VfsResult<()> {
-        let mut held = self.held.lock();
-        held.sum_up();
-        held.fetches.retain(|_, fetch| !fetch.is_passing());
-        let (Some(expected), Some(found)) = (pinned.crc64, held.checked) else { return Ok(()) };
-        if end < pinned.bytes || held.checked_upto < pinned.bytes || expected == found {
+        let mut ranges = self.ranges.lock();
+        ranges.sum_up();
+        ranges.fetches.retain(|_, fetch| !fetch.is_passing());
+        let (Some(expected), Some(found)) = (pinned.crc64, ranges.checked) else { return Ok(()) };
+        if end < pinned.bytes || ranges.checked_upto < pinned.bytes || expected == found {
             return Ok(());
         }
         error!(key = %self.key, %expected, %found, "what was read is not what the store holds");
@@ -510,7 +493,7 @@ impl Reader {
             .of_key(&self.key)
             .because("the checksum of the bytes read is not that of the object");
         let failure = VfsError::Store { cause: Arc::new(cause) };
-        held.corrupt = Some(failure.clone());
+        ranges.corrupt = Some(failure.clone());
         Err(failure)
     }
 }
@@ -518,8 +501,8 @@ impl Reader {
 impl Drop for Reader {
     /// A small file that was read whole may be opened again.
     fn drop(&mut self) {
-        let held = self.held.get_mut();
-        let (Some(version), Some(fetch)) = (self.pinned.get(), held.fetches.get(&0)) else { return };
+        let ranges = self.ranges.get_mut();
+        let (Some(version), Some(fetch)) = (self.pinned.get(), ranges.fetches.get(&0)) else { return };
         let checksum = fetch.checksum();
         let is_right = checksum.is_some() && version.crc64.is_none_or(|expected| checksum == Some(expected));
         if fetch.end == version.bytes && is_right && !fetch.is_passing() {
@@ -567,7 +550,7 @@ impl Readers {
         let mut left = bytes.saturating_sub(self.kept.give_back(bytes));
         for reader in self.all() {
             if left > 0 {
-                left = left.saturating_sub(reader.held.lock().give_back(left));
+                left = left.saturating_sub(reader.ranges.lock().give_back(left));
             }
         }
     }
@@ -584,88 +567,10 @@ impl Readers {
         let share = reader.budget.share_of(&reader.presence);
         for other in self.all() {
             // Whoever reads at this very moment is left alone; that is `reader` itself, too.
-            let Some(mut held) = other.held.try_lock() else { continue };
+            let Some(mut ranges) = other.ranges.try_lock() else { continue };
             let most = if reader.budget.is_present(&other.presence) { share } else { ABSENT_BYTES };
-            let bytes = held.memory_bytes();
-            held.give_back(bytes.saturating_sub(most));
-        }
-    }
-}
-
-impl Held {
-    fn holding(&self, at: u64) -> Option<&Arc<Fetch>> {
-        self.fetches.range(..=at).next_back().map(|(_, fetch)| fetch).filter(|fetch| fetch.end > at)
-    }
-
-    /// Where the first range behind `at` begins.
-    fn next_after(&self, at: u64) -> u64 {
-        self.fetches.range(at..).next().map_or(u64::MAX, |(first, _)| *first)
-    }
-
-    fn between(&self, offset: u64, end: u64) -> Vec<Arc<Fetch>> {
-        let first = self.holding(offset).map_or(offset, |fetch| fetch.first);
-        self.fetches.range(first..end).map(|(_, fetch)| fetch.clone()).collect()
-    }
-
-    /// Drops what will not be read again soon. Who waits for a range holds it himself.
-    fn let_go(&mut self) {
-        self.sum_up();
-        let kept_bytes = if self.course.jumps() { KEPT_RANDOM_BYTES } else { 0 };
-        self.keep(kept_bytes, 0..0);
-    }
-
-    /// Of what no place in order wants, keeps up to `bytes` of memory, what was read last, and what is asked for now.
-    fn keep(&mut self, bytes: u64, asked: Range<u64>) {
-        let course = &self.course;
-        let mut others: Vec<_> = self
-            .fetches
-            .values()
-            .filter(|fetch| !course.wants(&(fetch.first..fetch.end), self.behind_bytes, RANGE_BYTES_MAX))
-            .map(|fetch| (*fetch.used.lock(), fetch.first, fetch.end, fetch.memory_bytes()))
-            .collect();
-        let mut held_bytes: u64 = others.iter().map(|(.., bytes)| bytes).sum();
-        if held_bytes <= bytes {
-            return;
-        }
-        others.sort_unstable();
-        for (_, first, end, memory_bytes) in others {
-            if held_bytes <= bytes {
-                return;
-            }
-            if end <= asked.start || first >= asked.end {
-                self.fetches.remove(&first);
-                held_bytes -= memory_bytes;
-            }
-        }
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        self.fetches.values().map(|fetch| fetch.memory_bytes()).sum()
-    }
-
-    /// Drops about so many bytes that nobody waits for, the farthest ahead first. How many it were.
-    fn give_back(&mut self, bytes: u64) -> u64 {
-        self.sum_up();
-        let mut given = 0;
-        let idle = |fetch: &Arc<Fetch>| Arc::strong_count(fetch) == 1;
-        while given < bytes
-            && let Some(first) =
-                self.fetches.iter().rev().find(|(_, fetch)| idle(fetch)).map(|(first, _)| *first)
-            && let Some(fetch) = self.fetches.remove(&first)
-        {
-            given += fetch.memory_bytes();
-        }
-        given
-    }
-
-    /// Adds the checksums of ranges that are whole and follow what is summed up already.
-    fn sum_up(&mut self) {
-        while let Some(sum) = self.checked
-            && let Some(fetch) = self.fetches.get(&self.checked_upto)
-            && let Some(next) = fetch.checksum()
-        {
-            self.checked = Some(sum.followed_by(next, fetch.end - fetch.first));
-            self.checked_upto = fetch.end;
+            let bytes = ranges.memory_bytes();
+            ranges.give_back(bytes.saturating_sub(most));
         }
     }
 }

@@ -444,6 +444,7 @@ pub(super) mod tests {
             min_part_bytes: 1 << 20,
             single_file_bytes_max: 1 << 40,
             upload_requests_max: 2,
+            upload_answers_max: 0,
             attr_ttl: Duration::from_secs(5),
             grace: Duration::ZERO,
             state_prefix: ".cosgate/".to_owned(),

@@ -87,6 +87,7 @@ impl Tree {
             min_part_bytes: 1 << 20,
             single_file_bytes_max: 1 << 40,
             upload_requests_max: 4,
+            upload_answers_max: 0,
             attr_ttl: plan.attr_ttl,
             grace: Duration::from_secs(1),
             state_prefix: ".cosgate/".to_owned(),

@@ -29,6 +29,7 @@ impl Site {
             min_part_bytes,
             single_file_bytes_max: 200 << 30,
             upload_requests_max,
+            upload_answers_max: 0,
             attr_ttl: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             state_prefix: ".cosgate/".to_owned(),

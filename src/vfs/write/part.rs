@@ -191,6 +191,7 @@ mod tests {
             min_part_bytes,
             single_file_bytes_max: u64::MAX,
             upload_requests_max: 8,
+            upload_answers_max: 0,
             attr_ttl: std::time::Duration::ZERO,
             grace: std::time::Duration::ZERO,
             state_prefix: String::new(),

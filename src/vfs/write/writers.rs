@@ -55,7 +55,7 @@ impl Writers {
             limits: limits.clone(),
             runtime: runtime.clone(),
             requests: Semaphore::new(requests_max),
-            answers: Semaphore::new((requests_max / ANSWERS_SHARE).max(1)),
+            answers: Semaphore::new(limits.upload_answers_max),
             ages: AtomicU64::new(0),
             sendable: Mutex::default(),
             merging: Semaphore::new(1),
@@ -77,7 +77,8 @@ impl Writers {
     }
 
     /// The turn of an upload request: PUT, part, part copy, Complete. `upload_requests_max` are in flight at
-    /// a time in this process, and some parts whose answer is on its way; LIST, HEAD and reads ask for none.
+    /// a time in this process, and `upload_answers_max` parts whose answer is on its way; LIST, HEAD and reads
+    /// ask for none.
     pub async fn upload_permit(&self) -> SemaphorePermit<'_> {
         self.requests.acquire().await.expect("never closed")
     }
@@ -201,8 +202,6 @@ async fn send_early(budget: Arc<Budget>, writers: Weak<Writers>) {
 
 /// What one writer holds at most, unless two of its parts are more.
 const WRITER_BYTES_MAX: u64 = 96 << 20;
-/// For so many upload requests, one may wait for its answer besides.
-const ANSWERS_SHARE: usize = 4;
 /// Uploads that are being cleaned up behind at a time; what comes on top stays open at COS, and is logged.
 const CLEANING_MAX: usize = 10_000;
 
@@ -217,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_that_waits_for_its_answer_makes_room_for_another_but_not_for_all() {
-        let limits = Limits { upload_requests_max: 4, ..Limits::default() };
+        let limits = Limits { upload_requests_max: 4, upload_answers_max: 1, ..Limits::default() };
         let writers = Writers::new(&limits, Handle::current());
         let left: Vec<Notify> = (0..7).map(|_| Notify::new()).collect();
         let begun = AtomicU64::new(0);
@@ -241,6 +240,6 @@ mod tests {
         left[0].notify_one();
         assert_eq!(begun_by_now(), 5, "its turn is another's");
         left[1].notify_one();
-        assert_eq!(begun_by_now(), 5, "for four requests, one waits for its answer besides");
+        assert_eq!(begun_by_now(), 5, "one waits for its answer besides, as the limit says");
     }
 }
