@@ -141,8 +141,18 @@ impl<'a> RenameWord<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldWord<'a> {
     pub path: &'a OsStr,
+    pub wish: HeldWish,
+}
+
+/// What HELD is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldWish {
+    /// Tell how much it is.
+    Know,
+    /// Tell, to go on with it, or with the file that is there.
+    GoOn,
     /// Abort it.
-    pub drop: bool,
+    Drop,
 }
 
 impl<'a> HeldWord<'a> {
@@ -153,7 +163,12 @@ impl<'a> HeldWord<'a> {
             return None;
         }
         let mut data = Box::new([0; HELD_WORD_BYTES]);
-        data[..4].copy_from_slice(&u32::from(self.drop).to_ne_bytes());
+        let wish: u32 = match self.wish {
+            HeldWish::Know => 0,
+            HeldWish::Drop => 1,
+            HeldWish::GoOn => 2,
+        };
+        data[..4].copy_from_slice(&wish.to_ne_bytes());
         data[4..6].copy_from_slice(&u16::try_from(path.len()).ok()?.to_ne_bytes());
         data[8..8 + path.len()].copy_from_slice(path);
         Some(data)
@@ -161,12 +176,17 @@ impl<'a> HeldWord<'a> {
 
     /// From what travelled; `None` where it is not what [`Self::encode`] makes.
     pub fn decode(data: &'a [u8]) -> Option<Self> {
-        let drop = u32::from_ne_bytes(data.get(..4)?.try_into().ok()?) != 0;
+        let wish = match u32::from_ne_bytes(data.get(..4)?.try_into().ok()?) {
+            0 => HeldWish::Know,
+            1 => HeldWish::Drop,
+            2 => HeldWish::GoOn,
+            _ => return None,
+        };
         let bytes = usize::from(u16::from_ne_bytes(data.get(4..6)?.try_into().ok()?));
         if bytes > RENAME_PATH_BYTES_MAX {
             return None;
         }
-        Some(Self { path: OsStr::from_bytes(data.get(8..8 + bytes)?), drop })
+        Some(Self { path: OsStr::from_bytes(data.get(8..8 + bytes)?), wish })
     }
 
     /// The answer: how many bytes are held, 0 for nothing.
@@ -213,9 +233,11 @@ pub fn rename(root: impl AsFd, word: &RenameWord<'_>) -> io::Result<()> {
 /// nothing is. Waits for a transfer of it that is just being closed.
 ///
 /// # Errors
-/// EBUSY where its upload is under way; else what the store answered.
-pub fn held(root: impl AsFd, path: &OsStr) -> io::Result<Option<u64>> {
-    let mut data = HeldWord { path, drop: false }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
+/// EBUSY where its upload is under way; ESTALE where somebody is to go on, and the file that is there is older than an
+/// upload which broke; else what the store answered.
+pub fn held(root: impl AsFd, path: &OsStr, to_go_on: bool) -> io::Result<Option<u64>> {
+    let wish = if to_go_on { HeldWish::GoOn } else { HeldWish::Know };
+    let mut data = HeldWord { path, wish }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
     speak::<{ Word::Held.number() }, _>(root, &mut data)?;
     let bytes = CommitWord::decode(&data[..]).map_or(0, |answer| answer.bytes);
     Ok((bytes > 0).then_some(bytes))
@@ -226,7 +248,7 @@ pub fn held(root: impl AsFd, path: &OsStr) -> io::Result<Option<u64>> {
 /// # Errors
 /// ENOENT where nothing is; else as [`held`] and as unlink(2).
 pub fn drop_held(root: impl AsFd, path: &OsStr) -> io::Result<()> {
-    let mut data = HeldWord { path, drop: true }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
+    let mut data = HeldWord { path, wish: HeldWish::Drop }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
     speak::<{ Word::Held.number() }, _>(root, &mut data)
 }
 
@@ -263,10 +285,10 @@ mod tests {
         assert_eq!(data.len(), RENAME_WORD_BYTES);
         assert_eq!(RenameWord::decode(&data[..]), Some(word));
         assert_eq!(CommitWord::decode(&CommitWord { bytes: 7 }.encode()), Some(CommitWord { bytes: 7 }));
-        let held = HeldWord { path: OsStr::new("深/圳"), drop: true };
+        let held = HeldWord { path: OsStr::new("深/圳"), wish: HeldWish::Drop };
         assert_eq!(HeldWord::decode(&held.encode().expect("it is short")[..]), Some(held));
         let long = "x".repeat(RENAME_PATH_BYTES_MAX + 1);
-        assert_eq!(HeldWord { path: OsStr::new(&long), drop: false }.encode(), None);
+        assert_eq!(HeldWord { path: OsStr::new(&long), wish: HeldWish::Know }.encode(), None);
         assert_eq!(
             RenameWord { from: OsStr::new(&long), to: OsStr::new("a"), no_replace: false }.encode(),
             None

@@ -66,7 +66,7 @@ async fn broken(vfs: &Vfs, name: &str, content: &Bytes, start: usize, end: usize
 }
 
 async fn held(vfs: &Vfs, name: &str) -> VfsResult<usize> {
-    vfs.held(OsStr::new(name), FRONT).await.map(|bytes| usize::try_from(bytes).expect("a length"))
+    vfs.held(OsStr::new(name), false, FRONT).await.map(|bytes| usize::try_from(bytes).expect("a length"))
 }
 
 async fn finish(vfs: &Vfs, name: &str, content: &Bytes, start: usize) {
@@ -78,7 +78,7 @@ async fn finish(vfs: &Vfs, name: &str, content: &Bytes, start: usize) {
 
 impl Tree {
     fn notes(&self) -> Vec<String> {
-        self.memory.keys().into_iter().filter(|key| key.starts_with(".cosgate/")).collect()
+        self.memory.keys().into_iter().filter(|key| key.starts_with(".cosgate/uploads")).collect()
     }
 
     /// Nothing but objects: no upload open, no note, no memory in use.
@@ -190,6 +190,17 @@ async fn only_new_files_of_the_front_are_kept() {
     assert_eq!(broken(vfs, "old", &whole, 0, whole.len()).await, 0);
     assert_eq!(tree.memory.content("old").expect("content"), "old");
     tree.assert_at_rest("overwrite").await;
+    while !tree.memory.keys().contains(&".cosgate/outdated/old".to_owned()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Nobody makes one file of the old one and the end of a new one; a whole one is as good as ever.
+    for gateway in [&tree, &Tree::over(tree.memory.clone(), &plan())] {
+        let asked = gateway.vfs().held(OsStr::new("old"), true, FRONT).await;
+        assert!(matches!(asked, Err(VfsError::ReplacedMeanwhile { .. })), "{asked:?}");
+        assert_eq!(held(gateway.vfs(), "old").await.expect("held"), 0);
+    }
+    finish(vfs, "old", &whole, 0).await;
+    assert_eq!(vfs.held(OsStr::new("old"), true, FRONT).await.expect("held"), 0);
     // A shell's writer that is killed.
     let (_, handle) = create(vfs, "shell", NEW).await.expect("create");
     vfs.write(handle, 0, whole.clone(), false, false).await.expect("write");
@@ -230,7 +241,7 @@ async fn going_on_elsewhere_than_at_the_end_is_refused_and_loses_nothing() {
     }
     // Only the front, and only on a new file.
     assert!(matches!(
-        vfs.held(OsStr::new("a"), cosgate::vfs::Caller { uid: 5, ..ME }).await,
+        vfs.held(OsStr::new("a"), false, cosgate::vfs::Caller { uid: 5, ..ME }).await,
         Err(VfsError::NotTheFront)
     ));
     finish(vfs, "a", &whole, at).await;

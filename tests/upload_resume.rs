@@ -248,6 +248,38 @@ assert fetched() == old + new
     assert_at_rest(&emulator);
 }
 
+/// > Going on (REST, APPE) with a file whose last STOR broke is 554 for an hour, until it is sent whole: what stands there is older.
+#[test]
+fn nobody_goes_on_with_an_older_file() {
+    let _watchdog = Watchdog::bark_after(180);
+    let emulator = Emulator::start();
+    let mut gateway = Setup::new(&emulator).account("user", "").serve();
+    let refused = "for line, start in [('STOR ', 5), ('STOR ', 3), ('APPE ', None)]:\n\
+        \x20   assert reply(login().transfercmd, line + name, start)[:3] == '554', (line, start)\n\
+        assert held() == 5\n";
+    for (name, sent) in [("small", "100_000"), ("large", "9 << 20")] {
+        let port = gateway.ftp_port();
+        let broken = format!(
+            "login().storbinary('STOR ' + name, io.BytesIO(b'older'))\ntime.sleep(1.1)\nbreak_off(0, {sent})\n{refused}"
+        );
+        client(port, name, &broken);
+        // The front remembers for the mount, the bucket for both.
+        common::run("kill", ["-9", &gateway.mount_pid().to_string()]);
+        client(port, name, refused);
+        gateway.kill();
+        gateway.restart();
+        let port = gateway.ftp_port();
+        client(port, name, refused);
+        client(
+            port,
+            name,
+            "finish(0)\nlogin().storbinary('STOR ' + name, io.BytesIO(body[-9:]), rest=len(body))",
+        );
+        client(port, name, "login().storbinary('APPE ' + name, io.BytesIO(b'more'))");
+    }
+    assert_at_rest(&emulator);
+}
+
 #[test]
 fn lftp_and_curl_go_on_with_what_is_held() {
     let _watchdog = Watchdog::bark_after(180);

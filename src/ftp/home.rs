@@ -24,7 +24,7 @@ use rustix::{
 use tracing::{info, warn};
 use unftp_sbe_fs::Filesystem;
 
-use super::path::ClientPath;
+use super::{path::ClientPath, resume::Outdated};
 use crate::ioctl::{self, RenameWord};
 
 /// Where a user's files are.
@@ -37,6 +37,7 @@ pub(super) struct Home {
     mount: String,
     ground: Ground,
     current: Mutex<Held>,
+    pub(super) outdated: Outdated,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +96,14 @@ impl Home {
     /// `path`: the root of the mount; `directory`: the home beneath it, may be empty.
     pub(super) fn new(path: &Path, directory: &Path, mount: &str, ground: Ground) -> Self {
         let (path, directory) = (path.to_owned(), directory.to_owned());
-        Self { path, directory, mount: mount.to_owned(), ground, current: Mutex::default() }
+        Self {
+            path,
+            directory,
+            mount: mount.to_owned(),
+            ground,
+            current: Mutex::default(),
+            outdated: Outdated::default(),
+        }
     }
 
     /// Whether the home is there, as far as the mount is: asked at a login. A directory that was removed and

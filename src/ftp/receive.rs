@@ -106,6 +106,7 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
         StoreHow::Replace | StoreHow::New | StoreHow::Append => (0, 0),
     };
     let meter = Meter::new(progress);
+    let noted = path.clone();
     let end = match open(home, path, how).await {
         Err(error) => Err(Broken::of_mount(&error, deed)),
         Ok((root, file)) => {
@@ -129,6 +130,7 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
                 broken => broken,
             };
             upload.close(home, &end).await;
+            home.note_upload(noted, how, end.is_ok()).await;
             end
         }
     };

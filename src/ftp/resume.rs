@@ -11,10 +11,14 @@
 use std::{
     ffi::OsStr,
     io,
+    num::NonZeroUsize,
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use lru::LruCache;
+use parking_lot::Mutex;
 use rustix::{
     fs::{Mode, OFlags, SeekFrom},
     io::Errno,
@@ -22,20 +26,61 @@ use rustix::{
 
 use super::{
     desk::{FrontDesk, Login},
-    home::{Facts, Kind, Root, StoreHow, is_away},
+    home::{Facts, Home, Kind, Root, StoreHow, is_away},
     path::ClientPath,
     reply::{Deed, Reply, errno_of, refusal},
     send::now,
 };
 use crate::ioctl;
 
+/// Files that were to be replaced by uploads which broke. Each is what it was before, and its client may take that
+/// for the beginning of what it has sent: going on behind it would make one file of two, and answer 226.
+#[derive(Debug)]
+pub(super) struct Outdated(Mutex<LruCache<String, Instant>>);
+
+impl Default for Outdated {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(OUTDATED_MAX)))
+    }
+}
+
+impl Outdated {
+    fn note(&self, path: &ClientPath) {
+        self.0.lock().put(path.relative().to_owned(), Instant::now());
+    }
+
+    fn forget(&self, path: &ClientPath) {
+        self.0.lock().pop(path.relative());
+    }
+
+    fn holds(&self, path: &ClientPath) -> bool {
+        self.0.lock().peek(path.relative()).is_some_and(|since| since.elapsed() < OUTDATED_TIME)
+    }
+}
+
+impl Home {
+    /// How an upload of `path` has ended; one that broke is remembered where a file stands there. The mount does so,
+    /// too; each of the two may be killed.
+    pub(super) async fn note_upload(self: &Arc<Self>, path: ClientPath, how: StoreHow, is_whole: bool) {
+        if is_whole {
+            self.outdated.forget(&path);
+        } else if how == StoreHow::Replace {
+            let target = path.clone();
+            let looked = self.run(move |root| root.look(&target)).await;
+            if !looked.is_err_and(|error| errno_of(&error) == Errno::NOENT) {
+                self.outdated.note(&path);
+            }
+        }
+    }
+}
+
 impl Root {
     /// How many bytes are held of a name that does not exist. Blocks.
     ///
     /// # Errors
     /// EBUSY where its upload is under way.
-    pub(super) fn held(&self, path: &ClientPath) -> io::Result<Option<u64>> {
-        match ioctl::held(self.descriptor(), name(path)) {
+    pub(super) fn held(&self, path: &ClientPath, to_go_on: bool) -> io::Result<Option<u64>> {
+        match ioctl::held(self.descriptor(), name(path), to_go_on) {
             // A path that leads nowhere; no mount of ours, which tests of the wire alone do without.
             Err(error) if matches!(errno_of(&error), Errno::NOENT | Errno::NOTDIR | Errno::NOTTY) => Ok(None),
             told => told,
@@ -45,7 +90,7 @@ impl Root {
     /// As `error`, but EBUSY where that is "no such file" and something is held of it.
     pub(super) fn busy_if_held(&self, path: &ClientPath, error: io::Error) -> io::Error {
         match errno_of(&error) {
-            Errno::NOENT if matches!(self.held(path), Ok(Some(_))) => Errno::BUSY.into(),
+            Errno::NOENT if matches!(self.held(path, false), Ok(Some(_))) => Errno::BUSY.into(),
             _ => error,
         }
     }
@@ -93,6 +138,16 @@ fn no_such_place(path: &ClientPath, at: u64, bytes: u64) -> Reply {
     Reply::new(554, format!("REST {at} is past the end: {path} has {bytes} bytes"))
 }
 
+fn outdated(path: &ClientPath) -> Reply {
+    Reply::new(
+        554,
+        format!("{path} is older than its last upload, which broke: send all of it, from the start"),
+    )
+}
+
+/// Files that are remembered so, and for how long: a client that goes on by itself does so within minutes.
+const OUTDATED_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+const OUTDATED_TIME: Duration = Duration::from_secs(3600);
 /// How long the end of an upload whose client has gone may take to be noticed, and how often that is looked for.
 const HALF_DEAD_WAIT: Duration = Duration::from_secs(2);
 const HALF_DEAD_LOOK: Duration = Duration::from_millis(25);
@@ -113,12 +168,12 @@ fn name(path: &ClientPath) -> &OsStr {
 impl FrontDesk {
     /// The client of an upload that is under way may have gone, and nobody has noticed yet, or the mount is just
     /// coming back: worth a moment.
-    async fn held(&self, path: &ClientPath) -> io::Result<Option<u64>> {
+    async fn held(&self, path: &ClientPath, to_go_on: bool) -> io::Result<Option<u64>> {
         let Login::In(session) = &self.login else { return Ok(None) };
         let begun = Instant::now();
         loop {
             let (home, path) = (session.context.user().home.clone(), path.clone());
-            match home.run(move |root| root.held(&path)).await {
+            match home.run(move |root| root.held(&path, to_go_on)).await {
                 Err(error) if errno_of(&error) == Errno::BUSY && begun.elapsed() < HALF_DEAD_WAIT => {}
                 Err(error) if is_away(&error) && begun.elapsed() < MOUNT_BACK_WAIT => {}
                 told => return told,
@@ -131,7 +186,7 @@ impl FrontDesk {
     /// is not how much will stay if it breaks. So is what cannot be found out now: told that there is nothing, a client would
     /// begin anew.
     pub(super) async fn facts_held(&self, path: &ClientPath) -> Result<Option<Facts>, Reply> {
-        let bytes = match self.held(path).await {
+        let bytes = match self.held(path, false).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),
             Err(error) => return passing(&error, Deed::Look, path).map_or(Ok(None), Err),
@@ -152,7 +207,7 @@ impl FrontDesk {
     /// 450 instead of `reply` where something is held of that name.
     pub(super) async fn busy_if_held(&self, path: &ClientPath, reply: Reply, deed: Deed) -> Reply {
         match reply.code() {
-            550 if matches!(self.held(path).await, Ok(Some(_))) => refusal(Errno::BUSY, deed, path),
+            550 if matches!(self.held(path, false).await, Ok(Some(_))) => refusal(Errno::BUSY, deed, path),
             _ => reply,
         }
     }
@@ -185,12 +240,16 @@ impl FrontDesk {
         if !asks {
             return Ok(how);
         }
-        match self.held(path).await {
+        let Login::In(session) = &self.login else { return Ok(how) };
+        let is_outdated = || session.context.user().home.outdated.holds(path);
+        match self.held(path, true).await {
+            Err(error) if errno_of(&error) == Errno::STALE => Err(outdated(path)),
             Ok(Some(at)) if how == StoreHow::Append || at == restart => Ok(StoreHow::GoOn { at }),
             Ok(Some(at)) => Err(Reply::new(554, format!("{path}: {at} bytes are held of it, say REST {at}"))),
             Err(error) if passing(&error, Deed::Store, path).is_some() => {
                 Err(refusal(errno_of(&error), Deed::Store, path))
             }
+            Ok(None) | Err(_) if is_outdated() => Err(outdated(path)),
             Ok(None) | Err(_) if how == StoreHow::Append => Ok(how),
             Ok(None) | Err(_) => self.where_in_file(restart, path).await,
         }

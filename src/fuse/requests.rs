@@ -29,7 +29,7 @@ use super::{
     words::{self, attributes, fopen_flags, has, inode, open_how, time},
 };
 use crate::{
-    ioctl::{CommitWord, HeldWord, RenameWord, Word},
+    ioctl::{CommitWord, HeldWish, HeldWord, RenameWord, Word},
     vfs::{AttributeChange, Caller, Closer, InodeNo, VfsError, WriteOutcome},
 };
 
@@ -520,17 +520,18 @@ impl Filesystem for FuseAdapter {
                 self.perform("rename by ioctl", ino, work, word(reply));
             }
             Some(Word::Held) => {
-                let Some(HeldWord { path, drop }) =
+                let Some(HeldWord { path, wish }) =
                     HeldWord::decode(data).filter(|_| inode(ino) == InodeNo(fuser::INodeNo::ROOT.0))
                 else {
                     return reply.error(Errno::EINVAL);
                 };
                 let path = path.to_owned();
-                if drop {
+                if wish == HeldWish::Drop {
                     let work = async move { vfs.drop_held(&path, caller).await };
                     self.perform("drop what is held", ino, work, word(reply));
                 } else {
-                    let work = async move { vfs.held(&path, caller).await };
+                    let to_go_on = wish == HeldWish::GoOn;
+                    let work = async move { vfs.held(&path, to_go_on, caller).await };
                     self.perform("what is held", ino, work, held(reply));
                 }
             }

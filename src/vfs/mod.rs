@@ -274,9 +274,12 @@ impl Vfs {
 
     /// How many bytes are held of a broken upload of a name that does not exist; 0 for nothing. `path` is below
     /// the root. A transfer of it that is just being closed is waited for.
-    pub async fn held(&self, path: &OsStr, caller: Caller) -> VfsResult<u64> {
+    ///
+    /// # Errors
+    /// `ReplacedMeanwhile` where somebody is to go on with an object that is older than an upload which broke.
+    pub async fn held(&self, path: &OsStr, to_go_on: bool, caller: Caller) -> VfsResult<u64> {
         self.shared.is_front(caller)?;
-        resume::held(self, path).await
+        resume::held(self, path, to_go_on).await
     }
 
     /// Aborts what is held of such a name.

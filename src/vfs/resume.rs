@@ -18,13 +18,10 @@ use super::{
 /// How long a transfer that is being closed is waited for: its last parts travel, and its note is written.
 const CLOSING_WAITS: Duration = Duration::from_secs(60);
 
-pub(super) async fn held(vfs: &Vfs, path: &OsStr) -> VfsResult<u64> {
+pub(super) async fn held(vfs: &Vfs, path: &OsStr, to_go_on: bool) -> VfsResult<u64> {
     let shared = &vfs.shared;
-    if !shared.uploads.keeps() {
-        return Ok(0);
-    }
     let spot = walk(shared, path).await?;
-    let held = held_at(shared, &spot).await;
+    let held = held_at(shared, &spot, to_go_on).await;
     shared.inodes.lock().unpin(spot.parent);
     Ok(held?.unwrap_or(0))
 }
@@ -38,15 +35,19 @@ pub(super) async fn drop_held(vfs: &Vfs, path: &OsStr) -> VfsResult<()> {
     dropped
 }
 
-async fn held_at(shared: &Shared, spot: &Spot) -> VfsResult<Option<u64>> {
+async fn held_at(shared: &Shared, spot: &Spot, to_go_on: bool) -> VfsResult<Option<u64>> {
     let key = spot.key(shared)?;
     if !wait_for_closing(shared, spot, key.as_str()).await {
         return Err(VfsError::Busy { name: spot.name.clone() });
     }
-    if shared.target(spot.parent, &spot.directory, &spot.name).await?.is_some() {
-        return Ok(None);
+    let Some(target) = shared.target(spot.parent, &spot.directory, &spot.name).await? else {
+        return shared.uploads.held(&key).await;
+    };
+    // Whoever goes on with that would make a file of two.
+    if to_go_on && shared.uploads.is_outdated(&key, target.facts.modified).await? {
+        return Err(VfsError::ReplacedMeanwhile { name: spot.name.clone() });
     }
-    shared.uploads.held(&key).await
+    Ok(None)
 }
 
 async fn drop_at(vfs: &Vfs, spot: &Spot) -> VfsResult<()> {

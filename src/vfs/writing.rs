@@ -349,6 +349,10 @@ impl OpenFile {
             if self.standing().dirty {
                 // What was held before was the beginning of another file.
                 shared.uploads.replaced(&self.key);
+                let in_order = self.content().is_some_and(|content| content.edit().is_none());
+                if in_order && self.is_armed() && !self.state.lock().is_new {
+                    shared.uploads.note_outdated(&self.key);
+                }
             }
             return self.discard(shared, why).await;
         };
@@ -450,6 +454,7 @@ impl OpenFile {
             state.forbid_overwrite = false;
         }
         info!(key = %self.key, bytes = published.bytes, "published");
+        shared.uploads.note_current(&self.key);
         let facts = shared.show_published(self, &published, &kept);
         if !published.as_asked && shared.posix_metadata && !kept.is_empty() {
             // The upload had begun before they were set.

@@ -67,6 +67,11 @@ impl Places {
         Self { root: root.to_owned() }
     }
 
+    /// What all keys of this program begin with.
+    pub(super) fn root(&self) -> &str {
+        &self.root
+    }
+
     /// What all entries begin with.
     pub(super) fn prefix(&self) -> String {
         format!("{}uploads", self.root)
@@ -91,7 +96,7 @@ impl Places {
     }
 }
 
-fn hash(text: &str) -> String {
+pub(super) fn hash(text: &str) -> String {
     Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -159,7 +164,7 @@ pub(super) fn read_document(body: &[u8]) -> Option<(Key, Vec<HeldPart>)> {
     Some((Key::new(document.key).ok()?, parts?))
 }
 
-fn seconds(time: SystemTime) -> u64 {
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -16,6 +16,7 @@
 mod entry;
 mod gateway;
 mod held;
+mod outdated;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::{
     fmt,
     num::NonZeroUsize,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use lru::LruCache;
@@ -58,6 +59,8 @@ pub(in crate::vfs) struct Uploads {
     known: Mutex<LruCache<Key, Key>>,
     /// Entries whose names were stored anew while they could not be cleared away. A leaf.
     superseded: Mutex<LruCache<Key, ()>>,
+    /// Names whose object was to be replaced by a transfer that broke, and when; `None`: it has been since. A leaf.
+    outdated: Mutex<LruCache<Key, Option<Instant>>>,
     /// Requests in the background.
     busy: watch::Sender<usize>,
 }
@@ -89,6 +92,7 @@ impl Uploads {
             seen: sweep::Seen::default(),
             known: Mutex::new(LruCache::new(KNOWN_MAX)),
             superseded: Mutex::new(LruCache::new(KNOWN_MAX)),
+            outdated: Mutex::new(LruCache::new(KNOWN_MAX)),
             busy: watch::channel(0).0,
         })
     }

@@ -29,6 +29,8 @@ use crate::cos::{CosError, ETag, Key, ListRequest, ListedObject, Reason};
 
 /// From one sweep to the next.
 const SWEEP_EACH: Duration = Duration::from_secs(60);
+/// So many sweeps from one look at the marks of outdated objects to the next.
+const MARKS_EACH: u64 = 60;
 /// A live upload of another machine without a new part for so long is broken.
 pub(super) const QUIET_MAX: Duration = Duration::from_secs(15 * 60);
 /// So long after its parts were asked for, an upload may be judged by the answer.
@@ -118,7 +120,7 @@ impl Uploads {
     }
 
     /// One sweep.
-    pub(in crate::vfs) async fn sweep(&self, now: SystemTime) {
+    pub(in crate::vfs) async fn sweep(self: &Arc<Self>, now: SystemTime) {
         let listed = match self.entries().await {
             Ok(listed) => listed,
             Err(error) => {
@@ -148,7 +150,7 @@ impl Uploads {
         }
     }
 
-    async fn sweep_one(&self, listed: &ListedObject, now: SystemTime) {
+    async fn sweep_one(self: &Arc<Self>, listed: &ListedObject, now: SystemTime) {
         if let Err(error) = self.judge(listed, now).await {
             // Lists lag: it may be gone already.
             if error.reason != Reason::NoSuchKey {
@@ -157,7 +159,7 @@ impl Uploads {
         }
     }
 
-    async fn judge(&self, listed: &ListedObject, now: SystemTime) -> Result<(), CosError> {
+    async fn judge(self: &Arc<Self>, listed: &ListedObject, now: SystemTime) -> Result<(), CosError> {
         let Ok(place) = Key::new(&listed.key) else { return Ok(()) };
         let Some(mut look) = self.look_at(listed, &place).await? else { return Ok(()) };
         loop {
@@ -188,6 +190,9 @@ impl Uploads {
                 },
                 Verdict::Abort => {
                     self.store.abort_multipart_upload(&look.key, &look.entry.upload).await?;
+                    if life == Life::Gone && self.store.head_object(&look.key).await.is_ok() {
+                        self.note_outdated(&look.key);
+                    }
                     info!(key = %look.key, upload = look.entry.upload.as_str(),
                         "an upload that was left behind is aborted");
                     return self.remove_version(&place, &look.etag).await;
@@ -264,9 +269,12 @@ impl Uploads {
 async fn sweep_each_minute(uploads: Weak<Uploads>) {
     let mut clock = tokio::time::interval(SWEEP_EACH);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for number in 0_u64.. {
         clock.tick().await;
         let Some(uploads) = uploads.upgrade() else { return };
         uploads.sweep(SystemTime::now()).await;
+        if number.is_multiple_of(MARKS_EACH) {
+            uploads.sweep_marks().await;
+        }
     }
 }

@@ -1,0 +1,116 @@
+//! Objects that were to be replaced by transfers which broke.
+//!
+//! Such an object is as it was, which is promised. But clients that go on by themselves (lftp, `curl -C -`) ask for the
+//! size of what stands there and send what is behind it: the beginning of an old file and the end of a new one would be
+//! stored as one, and acknowledged. So the name is remembered, here and by a mark in the bucket, for other gateways and
+//! for the next process, until it is stored as a whole:
+//!
+//! ```text
+//! STATE_PREFIX outdated/KEY         younger than the object under KEY: nobody goes on with that
+//! STATE_PREFIX outdated-more/HASH   where that is too long
+//! ```
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use tracing::warn;
+
+use super::{
+    Uploads,
+    entry::{hash, seconds},
+};
+use crate::{
+    cos::{Key, ListRequest, NewObject, Payload, Reason},
+    vfs::{VfsError, VfsResult},
+};
+
+impl Uploads {
+    /// A transfer that was to replace the object under `key` broke.
+    pub(in crate::vfs) fn note_outdated(self: &Arc<Self>, key: &Key) {
+        self.outdated.lock().put(key.clone(), Some(Instant::now()));
+        let Some(mark) = self.mark_of(key) else { return };
+        let (uploads, key) = (Arc::clone(self), key.clone());
+        self.in_background(async move {
+            let put =
+                uploads.store.put_object(&mark, Payload::new(Bytes::new()), &NewObject::default()).await;
+            if let Err(error) = put {
+                warn!(%key, %error, "that its last upload broke is known to this process alone");
+            }
+        });
+    }
+
+    /// The object under `key` was stored as a whole.
+    pub(in crate::vfs) fn note_current(self: &Arc<Self>, key: &Key) {
+        match self.outdated.lock().get_mut(key) {
+            // The mark may stay for a moment.
+            Some(since) if since.is_some() => *since = None,
+            Some(_) | None => return,
+        }
+        let Some(mark) = self.mark_of(key) else { return };
+        let uploads = Arc::clone(self);
+        self.in_background(async move { uploads.remove(&mark).await });
+    }
+
+    /// Whether the object under `key`, stored at `modified`, was to be replaced since.
+    ///
+    /// # Errors
+    /// What the store answered.
+    pub(in crate::vfs) async fn is_outdated(&self, key: &Key, modified: SystemTime) -> VfsResult<bool> {
+        if let Some(since) = self.outdated.lock().peek(key) {
+            return Ok(since.is_some_and(|since| since.elapsed() < OUTDATED_TIME));
+        }
+        let Some(mark) = self.mark_of(key) else { return Ok(false) };
+        match self.store.head_object(&mark).await {
+            Ok(meta) => {
+                // HEAD tells whole seconds. Of two in the same second the mark counts: a file sent whole is never wrong.
+                let is_outdated =
+                    seconds(meta.last_modified) >= seconds(modified) && !is_over(meta.last_modified);
+                if is_outdated {
+                    // Whoever stores it as a whole takes the mark away.
+                    self.outdated.lock().put(key.clone(), Some(Instant::now()));
+                }
+                Ok(is_outdated)
+            }
+            Err(error) if error.reason == Reason::NoSuchKey => Ok(false),
+            Err(error) => Err(VfsError::from_cos(error, key.as_str())),
+        }
+    }
+
+    /// Removes marks that mean nothing any more.
+    pub(super) async fn sweep_marks(&self) {
+        let mut request =
+            ListRequest { prefix: format!("{}outdated", self.places.root()), ..ListRequest::default() };
+        loop {
+            let page = match self.store.list_objects(&request).await {
+                Ok(page) => page,
+                Err(error) => {
+                    warn!(%error, "marks of broken uploads cannot be listed, and stay for now");
+                    return;
+                }
+            };
+            for mark in page.objects.iter().filter(|mark| is_over(mark.last_modified)) {
+                if let Ok(mark) = Key::new(&mark.key) {
+                    self.remove(&mark).await;
+                }
+            }
+            let Some(next) = page.next_marker else { return };
+            request.marker = next;
+        }
+    }
+
+    fn mark_of(&self, key: &Key) -> Option<Key> {
+        let root = self.places.root();
+        let plain = Key::new(format!("{root}outdated/{}", key.as_str()));
+        plain.or_else(|_| Key::new(format!("{root}outdated-more/{}", hash(key.as_str())))).ok()
+    }
+}
+
+fn is_over(marked: SystemTime) -> bool {
+    marked.elapsed().is_ok_and(|since| since >= OUTDATED_TIME)
+}
+
+/// How long a client may go on by itself after its transfer broke.
+const OUTDATED_TIME: Duration = Duration::from_secs(3600);
