@@ -280,6 +280,47 @@ fn nobody_goes_on_with_an_older_file() {
     assert_at_rest(&emulator);
 }
 
+/// Their home is a directory beneath the root of the mount.
+#[test]
+fn guests_go_on_in_their_directory() {
+    let _watchdog = Watchdog::bark_after(120);
+    let emulator = Emulator::start();
+    let setup = Setup::new(&emulator).account("user", "");
+    let home = setup.home("user").join("pub/in");
+    let mut gateway = setup
+        .optional("enable_anonymous = true")
+        .optional(&format!("anonymous_home = {}", home.display()))
+        .optional("anonymous_write = true")
+        .serve();
+    std::fs::create_dir_all(&home).unwrap();
+    client(
+        gateway.ftp_port(),
+        "f",
+        r#"
+def login():
+    ftp = ftplib.FTP()
+    ftp.connect("127.0.0.1", port, timeout=60)
+    ftp.login("anonymous", "me@example.com")
+    ftp.voidcmd("TYPE I")
+    return ftp
+
+break_off(0, 9 << 20)
+at = held()
+assert 0 < at < 9 << 20, at
+finish(at)
+break_off(0, 5 << 20)
+assert reply(login().transfercmd, "STOR " + name, 5)[:3] == "554"
+login().storbinary("STOR " + name, io.BytesIO(b"whole"))
+name = "g"
+break_off(0, 9 << 20)
+assert login().delete(name)[:3] == "250"
+"#,
+    );
+    let files: Vec<_> = emulator.keys().into_iter().filter(|key| !key.ends_with('/')).collect();
+    assert_eq!(files, ["pub/in/f"]);
+    assert_at_rest(&emulator);
+}
+
 #[test]
 fn lftp_and_curl_go_on_with_what_is_held() {
     let _watchdog = Watchdog::bark_after(180);

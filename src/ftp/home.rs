@@ -213,8 +213,13 @@ impl Root {
     }
 
     /// The root of the mount, which its words are said to.
-    fn mount_root(&self) -> &OwnedFd {
+    pub(super) fn mount_root(&self) -> &OwnedFd {
         self.above.as_ref().map_or(&self.dir, |(root, _)| root)
+    }
+
+    /// A client's path as the mount knows it.
+    pub(super) fn in_mount(&self, path: &ClientPath) -> PathBuf {
+        self.path_in_mount(Path::new(path.relative()))
     }
 
     /// A path beneath the home as the mount knows it.
@@ -326,8 +331,7 @@ impl Root {
                     let word = RenameWord { from: from.as_ref(), to: to.as_ref(), no_replace: false };
                     ioctl::rename(self.mount_root(), &word)
                 };
-                let in_mount = |path: &ClientPath| self.path_in_mount(Path::new(path.relative()));
-                let written = (in_mount(from), in_mount(to));
+                let written = (self.in_mount(from), self.in_mount(to));
                 let done = rename(&written.0, &written.1);
                 if !done.as_ref().is_err_and(|error| Errno::from_io_error(error) == Some(Errno::NOTDIR)) {
                     return done;

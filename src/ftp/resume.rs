@@ -9,7 +9,6 @@
 //! once is told how much of it is held, and not how much had come.
 
 use std::{
-    ffi::OsStr,
     io,
     num::NonZeroUsize,
     os::fd::OwnedFd,
@@ -80,7 +79,7 @@ impl Root {
     /// # Errors
     /// EBUSY where its upload is under way.
     pub(super) fn held(&self, path: &ClientPath, to_go_on: bool) -> io::Result<Option<u64>> {
-        match ioctl::held(self.descriptor(), name(path), to_go_on) {
+        match ioctl::held(self.mount_root(), self.in_mount(path).as_os_str(), to_go_on) {
             // A path that leads nowhere; no mount of ours, which tests of the wire alone do without.
             Err(error) if matches!(errno_of(&error), Errno::NOENT | Errno::NOTDIR | Errno::NOTTY) => Ok(None),
             told => told,
@@ -100,7 +99,7 @@ impl Root {
     /// # Errors
     /// ENOENT where nothing is.
     fn drop_held(&self, path: &ClientPath) -> io::Result<()> {
-        ioctl::drop_held(self.descriptor(), name(path))
+        ioctl::drop_held(self.mount_root(), self.in_mount(path).as_os_str())
     }
 
     /// A file to be filled from `at` on, armed; the bytes before that are held.
@@ -159,10 +158,6 @@ const MOUNT_BACK_WAIT: Duration = Duration::from_secs(3);
 fn passing(error: &io::Error, deed: Deed, path: &ClientPath) -> Option<Reply> {
     let reply = refusal(errno_of(error), deed, path);
     (reply.code() / 100 == 4).then_some(reply)
-}
-
-fn name(path: &ClientPath) -> &OsStr {
-    path.relative().as_ref()
 }
 
 impl FrontDesk {

@@ -61,6 +61,8 @@ pub(in crate::vfs) struct Uploads {
     superseded: Mutex<LruCache<Key, ()>>,
     /// Names whose object was to be replaced by a transfer that broke, and when; `None`: it has been since. A leaf.
     outdated: Mutex<LruCache<Key, Option<Instant>>>,
+    /// Held while a mark is put or removed, so that the last word stays.
+    marking: AsyncMutex<()>,
     /// Requests in the background.
     busy: watch::Sender<usize>,
 }
@@ -93,6 +95,7 @@ impl Uploads {
             known: Mutex::new(LruCache::new(KNOWN_MAX)),
             superseded: Mutex::new(LruCache::new(KNOWN_MAX)),
             outdated: Mutex::new(LruCache::new(KNOWN_MAX)),
+            marking: AsyncMutex::new(()),
             busy: watch::channel(0).0,
         })
     }

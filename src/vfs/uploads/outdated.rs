@@ -34,6 +34,10 @@ impl Uploads {
         let Some(mark) = self.mark_of(key) else { return };
         let (uploads, key) = (Arc::clone(self), key.clone());
         self.in_background(async move {
+            let _turn = uploads.marking.lock().await;
+            if uploads.outdated.lock().peek(&key).is_some_and(Option::is_none) {
+                return;
+            }
             let put =
                 uploads.store.put_object(&mark, Payload::new(Bytes::new()), &NewObject::default()).await;
             if let Err(error) = put {
@@ -51,7 +55,10 @@ impl Uploads {
         }
         let Some(mark) = self.mark_of(key) else { return };
         let uploads = Arc::clone(self);
-        self.in_background(async move { uploads.remove(&mark).await });
+        self.in_background(async move {
+            let _turn = uploads.marking.lock().await;
+            uploads.remove(&mark).await;
+        });
     }
 
     /// Whether the object under `key`, stored at `modified`, was to be replaced since.
