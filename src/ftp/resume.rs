@@ -29,6 +29,7 @@ use super::{
     path::ClientPath,
     reply::{Deed, Reply, errno_of, refusal},
     send::now,
+    transfer::Broken,
 };
 use crate::ioctl;
 
@@ -130,11 +131,6 @@ impl Root {
         rustix::fs::seek(&file, SeekFrom::Start(at))?;
         Ok(file)
     }
-}
-
-/// What REST tells is not where an upload can begin (RFC 3659 section 5.4: 554).
-fn no_such_place(path: &ClientPath, at: u64, bytes: u64) -> Reply {
-    Reply::new(554, format!("REST {at} is past the end: {path} has {bytes} bytes"))
 }
 
 fn outdated(path: &ClientPath) -> Reply {
@@ -241,12 +237,17 @@ impl FrontDesk {
             Err(error) if errno_of(&error) == Errno::STALE => Err(outdated(path)),
             Ok(Some(at)) if how == StoreHow::Append || at == restart => Ok(StoreHow::GoOn { at }),
             Ok(Some(at)) => Err(Reply::new(554, format!("{path}: {at} bytes are held of it, say REST {at}"))),
-            Err(error) if passing(&error, Deed::Store, path).is_some() => {
-                Err(refusal(errno_of(&error), Deed::Store, path))
+            told => {
+                if let Some(reply) = told.err().and_then(|error| passing(&error, Deed::Store, path)) {
+                    Err(reply)
+                } else if is_outdated() {
+                    Err(outdated(path))
+                } else if how == StoreHow::Append {
+                    Ok(how)
+                } else {
+                    self.where_in_file(restart, path).await
+                }
             }
-            Ok(None) | Err(_) if is_outdated() => Err(outdated(path)),
-            Ok(None) | Err(_) if how == StoreHow::Append => Ok(how),
-            Ok(None) | Err(_) => self.where_in_file(restart, path).await,
         }
     }
 
@@ -256,10 +257,12 @@ impl FrontDesk {
         let (home, target) = (session.context.user().home.clone(), path.clone());
         match home.run(move |root| root.look(&target)).await {
             Ok(facts) if facts.kind == Kind::File && facts.bytes < restart => {
-                Err(no_such_place(path, restart, facts.bytes))
+                Err(Broken::RestPastEnd { bytes: facts.bytes }.reply(path))
             }
             Ok(_) => Ok(StoreHow::From { at: restart }),
-            Err(error) if errno_of(&error) == Errno::NOENT => Err(no_such_place(path, restart, 0)),
+            Err(error) if errno_of(&error) == Errno::NOENT => {
+                Err(Broken::RestPastEnd { bytes: 0 }.reply(path))
+            }
             Err(error) => Err(refusal(errno_of(&error), Deed::Store, path)),
         }
     }

@@ -17,14 +17,15 @@ use bytes::Bytes;
 use super::{
     Allocation, Published, Tried, VfsError, VfsResult, WriteOutcome,
     edit::{Beginning, Edit},
+    kept::Pinned,
     policy,
-    read::{Reader, Version},
+    read::Reader,
     register::Deciding,
     shared::Shared,
     write::WriteHandle,
     writing::OpenFile,
 };
-use crate::cos::NewObject;
+use crate::cos::{Key, NewObject};
 
 /// What a file that is open for writing holds.
 #[derive(Debug, Clone)]
@@ -426,11 +427,11 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Makes this file, which holds nothing yet, a copy of `version`.
+    /// Makes this file, which holds nothing yet, a copy of a version of the object under `key`.
     ///
     /// # Errors
     /// `NotSupported` where it holds something, or belongs to the front.
-    pub(super) async fn copy(&self, shared: &Shared, version: Version) -> VfsResult<()> {
+    pub(super) async fn copy(&self, shared: &Shared, key: Key, version: Pinned) -> VfsResult<()> {
         if !self.how.write {
             return Err(VfsError::BadHandle);
         }
@@ -440,7 +441,7 @@ impl OpenFile {
             return Err(VfsError::NotSupported { what: "copying into a file that holds something" });
         }
         let bytes = usize::try_from(version.bytes).unwrap_or(usize::MAX);
-        self.edit_of(shared).await?.copy(version).await?;
+        self.edit_of(shared).await?.copy(key, version).await?;
         self.note_written(bytes);
         Ok(())
     }

@@ -21,7 +21,7 @@ pub(super) async fn copy_range(
     if source.reads_an_edit(shared) {
         return Err(by_hand);
     }
-    let version = source.version().await?;
+    let (key, version) = source.version().await?;
     if from_offset >= version.bytes {
         return Ok(0);
     }
@@ -29,6 +29,6 @@ pub(super) async fn copy_range(
         return Err(by_hand);
     }
     let copied = version.bytes;
-    target.copy(shared, version).await?;
+    target.copy(shared, key, version).await?;
     Ok(copied)
 }

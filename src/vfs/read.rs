@@ -90,15 +90,6 @@ pub(super) struct Reader {
     ranges: Mutex<Ranges>,
 }
 
-/// One version of an object.
-#[derive(Debug, Clone)]
-pub(super) struct Version {
-    pub(super) key: Key,
-    pub(super) etag: ETag,
-    pub(super) bytes: u64,
-    pub(super) crc64: Option<Crc64>,
-}
-
 pub(super) async fn read(vfs: &Vfs, handle: HandleNo, offset: u64, bytes: u32) -> VfsResult<Bytes> {
     let reader = match vfs.shared.handle(handle)? {
         Handle::Reader(reader) => reader,
@@ -183,23 +174,17 @@ impl Reader {
         self.edit(shared).is_some()
     }
 
-    /// The version it reads, pinned now if need be.
+    /// The object and the version of it that it reads, pinned now if need be.
     ///
     /// # Errors
     /// What the store answered.
-    pub(super) async fn version(&self) -> VfsResult<Version> {
+    pub(super) async fn version(&self) -> VfsResult<(Key, Pinned)> {
+        let _pinning = self.pinning.lock().await;
         let pinned = match self.pinned.get() {
             Some(pinned) => pinned.clone(),
-            None => {
-                let _pinning = self.pinning.lock().await;
-                match self.pinned.get() {
-                    Some(pinned) => pinned.clone(),
-                    None => self.pin_by_head().await?,
-                }
-            }
+            None => self.pin_by_head().await?,
         };
-        let Pinned { etag, bytes, crc64 } = pinned;
-        Ok(Version { key: self.key.clone(), etag, bytes, crc64 })
+        Ok((self.key.clone(), pinned))
     }
 
     /// Up to `bytes` at `offset`; fewer only at the end of the object.

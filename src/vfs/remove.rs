@@ -53,15 +53,30 @@ pub(super) async fn mkdir(
     }
     shared.put_marker(&marker, &kept, name, None).await?;
     let facts = shared.dated(Facts::directory(from_seconds(0)));
-    let now = Instant::now();
-    let gone = || VfsError::NotFound { name: name.to_owned() };
-    let mut inodes = shared.inodes.lock();
-    let inode = inodes.ensure(parent, name, &facts, Some(now)).ok_or_else(gone)?;
-    inodes.remember(inode);
-    let known = inodes.known(inode).ok_or_else(gone)?;
-    drop(inodes);
-    shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
-    Ok(shared.entry(inode, &known, Some(&kept), now))
+    vfs.show_made(parent, name, &facts, &kept)
+}
+
+impl Vfs {
+    /// What was made just now, shown under a name that was free. The caller's kernel learns of it by the answer, the
+    /// others are told.
+    pub(super) fn show_made(
+        &self,
+        parent: InodeNo,
+        name: &str,
+        facts: &Facts,
+        kept: &Posix,
+    ) -> VfsResult<Entry> {
+        let shared = &self.shared;
+        let now = Instant::now();
+        let gone = || VfsError::NotFound { name: name.to_owned() };
+        let mut inodes = shared.inodes.lock();
+        let inode = inodes.ensure(parent, name, facts, Some(now)).ok_or_else(gone)?;
+        inodes.remember(inode);
+        let known = inodes.known(inode).ok_or_else(gone)?;
+        drop(inodes);
+        shared.tell(Some(self.view), vec![Notice::Entry { parent, name: name.into() }]);
+        Ok(shared.entry(inode, &known, Some(kept), now))
+    }
 }
 
 pub(super) async fn unlink(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResult<()> {

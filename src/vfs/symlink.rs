@@ -5,12 +5,12 @@
 //! there are none. A link is made by one PUT, like any other object, and never changes: whoever wants another
 //! target makes another link.
 
-use std::{ffi::OsStr, sync::Arc, time::Instant};
+use std::{ffi::OsStr, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
-    Entry, InodeNo, Notice, Vfs, VfsError, VfsResult,
+    Entry, InodeNo, Vfs, VfsError, VfsResult,
     attr::{Facts, TARGET_BYTES_MAX},
     name::component,
     posix::Posix,
@@ -45,15 +45,7 @@ pub(super) async fn symlink(vfs: &Vfs, parent: InodeNo, name: &OsStr, target: &O
     shared.take_gathered(key.as_str());
     shared.note_put(key.as_str(), facts.clone());
     let facts = facts.judged_by(Some(&kept));
-    let now = Instant::now();
-    let gone = || VfsError::NotFound { name: name.to_owned() };
-    let mut inodes = shared.inodes.lock();
-    let inode = inodes.ensure(parent, name, &facts, Some(now)).ok_or_else(gone)?;
-    inodes.remember(inode);
-    let known = inodes.known(inode).ok_or_else(gone)?;
-    drop(inodes);
-    shared.tell(Some(vfs.view), vec![Notice::Entry { parent, name: name.into() }]);
-    Ok(shared.entry(inode, &known, Some(&kept), now))
+    vfs.show_made(parent, name, &facts, &kept)
 }
 
 /// What the object of a link will hold.

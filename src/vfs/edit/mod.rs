@@ -35,10 +35,11 @@ use tracing::debug;
 use super::{
     InodeNo, Keys, Published, Reclaimer, Room, Tried, VfsError, VfsResult, Writers,
     budget::{BLOCK, Block, Right},
-    fetch::{Fetch, Source as Pinned},
+    fetch::{Fetch, Source as FetchSource},
+    kept::Pinned,
     pace::{Pace, Seconds},
     quota::Share,
-    read::{Reader, Version as ReadVersion},
+    read::Reader,
     shared::Shared,
     uploads::Uploads,
     write::Publisher,
@@ -330,7 +331,7 @@ impl Edit {
     ///
     /// # Errors
     /// `NotSupported` where it has content already; `TooLarge`, `QuotaReached`; or what an earlier request has left.
-    pub(super) async fn copy(&self, source: ReadVersion) -> VfsResult<()> {
+    pub(super) async fn copy(&self, key: Key, source: Pinned) -> VfsResult<()> {
         let inside = &self.inside;
         inside.ready(Wanted { append: false, first: u64::MAX, bytes: 0 }).await?;
         let _gate = inside.gate.lock().await;
@@ -340,7 +341,7 @@ impl Edit {
         }
         inside.check(&mut core, source.bytes)?;
         core.cells = Cells::over_base(source.bytes);
-        let ReadVersion { key, etag, bytes, crc64 } = source;
+        let Pinned { etag, bytes, crc64 } = source;
         core.put_under(Version { key, etag, bytes, crc64, modified: SystemTime::UNIX_EPOCH, scratch: None });
         core.dirty = true;
         Ok(())
@@ -641,7 +642,7 @@ impl Inside {
     /// `first..end` of the base.
     async fn fetch(&self, first: u64, end: u64) -> VfsResult<Bytes> {
         let version = match &self.core.lock().base {
-            Base::Object(base) => Pinned {
+            Base::Object(base) => FetchSource {
                 store: self.store.clone(),
                 key: base.key.clone(),
                 name: self.name.clone(),

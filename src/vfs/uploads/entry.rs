@@ -67,36 +67,45 @@ impl Places {
         Self { root: root.to_owned() }
     }
 
-    /// What all keys of this program begin with.
-    pub(super) fn root(&self) -> &str {
-        &self.root
-    }
-
     /// What all entries begin with.
     pub(super) fn prefix(&self) -> String {
-        format!("{}uploads", self.root)
+        format!("{}{UPLOADS}", self.root)
+    }
+
+    /// What all marks of outdated objects begin with.
+    pub(super) fn marks_prefix(&self) -> String {
+        format!("{}{OUTDATED}", self.root)
     }
 
     /// Where the upload of `key` stands; `None` where the state prefix leaves no room for any name.
     pub(super) fn first(&self, key: &Key) -> Option<Key> {
-        let plain = Key::new(format!("{}uploads/{}", self.root, key.as_str()));
-        plain.or_else(|_| Key::new(format!("{}uploads-more/{}", self.root, hash(key.as_str())))).ok()
+        self.place(UPLOADS, key)
+    }
+
+    /// Where the mark stands that the object under `key` is outdated; `None` as with [`Self::first`].
+    pub(super) fn mark(&self, key: &Key) -> Option<Key> {
+        self.place(OUTDATED, key)
+    }
+
+    fn place(&self, folder: &str, key: &Key) -> Option<Key> {
+        let plain = Key::new(format!("{}{folder}/{}", self.root, key.as_str()));
+        plain.or_else(|_| Key::new(format!("{}{folder}-more/{}", self.root, hash(key.as_str())))).ok()
     }
 
     /// Where a further upload of `key` stands.
     pub(super) fn further(&self, key: &Key, upload: &UploadId) -> Option<Key> {
         let name = format!("{}-{}", hash(key.as_str()), hash(upload.as_str()));
-        Key::new(format!("{}uploads-more/{name}", self.root)).ok()
+        Key::new(format!("{}{UPLOADS}-more/{name}", self.root)).ok()
     }
 
     /// The key that an entry's name tells; `None` for one that only its body tells.
     pub(super) fn key_in(&self, entry: &str) -> Option<Key> {
-        let plain = entry.strip_prefix(&self.root)?.strip_prefix("uploads/")?;
+        let plain = entry.strip_prefix(&self.root)?.strip_prefix(UPLOADS)?.strip_prefix('/')?;
         Key::new(plain).ok()
     }
 }
 
-pub(super) fn hash(text: &str) -> String {
+fn hash(text: &str) -> String {
     Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -167,6 +176,10 @@ pub(super) fn read_document(body: &[u8]) -> Option<(Key, Vec<HeldPart>)> {
 pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+/// Folders below the state prefix.
+const UPLOADS: &str = "uploads";
+const OUTDATED: &str = "outdated";
 
 const STATE: &str = "state";
 const UPLOAD: &str = "upload";

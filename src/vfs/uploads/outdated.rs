@@ -18,12 +18,9 @@ use std::{
 use bytes::Bytes;
 use tracing::warn;
 
-use super::{
-    Uploads,
-    entry::{hash, seconds},
-};
+use super::{Uploads, entry::seconds};
 use crate::{
-    cos::{Key, ListRequest, NewObject, Payload, Reason},
+    cos::{Key, NewObject, Payload, Reason},
     vfs::{VfsError, VfsResult},
 };
 
@@ -31,7 +28,7 @@ impl Uploads {
     /// A transfer that was to replace the object under `key` broke.
     pub(in crate::vfs) fn note_outdated(self: &Arc<Self>, key: &Key) {
         self.outdated.lock().put(key.clone(), Some(Instant::now()));
-        let Some(mark) = self.mark_of(key) else { return };
+        let Some(mark) = self.places.mark(key) else { return };
         let (uploads, key) = (Arc::clone(self), key.clone());
         self.in_background(async move {
             let _turn = uploads.marking.lock().await;
@@ -53,7 +50,7 @@ impl Uploads {
             Some(since) if since.is_some() => *since = None,
             Some(_) | None => return,
         }
-        let Some(mark) = self.mark_of(key) else { return };
+        let Some(mark) = self.places.mark(key) else { return };
         let uploads = Arc::clone(self);
         self.in_background(async move {
             let _turn = uploads.marking.lock().await;
@@ -69,7 +66,7 @@ impl Uploads {
         if let Some(since) = self.outdated.lock().peek(key) {
             return Ok(since.is_some_and(|since| since.elapsed() < OUTDATED_TIME));
         }
-        let Some(mark) = self.mark_of(key) else { return Ok(false) };
+        let Some(mark) = self.places.mark(key) else { return Ok(false) };
         match self.store.head_object(&mark).await {
             Ok(meta) => {
                 // HEAD tells whole seconds. Of two in the same second the mark counts: a file sent whole is never wrong.
@@ -88,30 +85,18 @@ impl Uploads {
 
     /// Removes marks that mean nothing any more.
     pub(super) async fn sweep_marks(&self) {
-        let mut request =
-            ListRequest { prefix: format!("{}outdated", self.places.root()), ..ListRequest::default() };
-        loop {
-            let page = match self.store.list_objects(&request).await {
-                Ok(page) => page,
-                Err(error) => {
-                    warn!(%error, "marks of broken uploads cannot be listed, and stay for now");
-                    return;
-                }
-            };
-            for mark in page.objects.iter().filter(|mark| is_over(mark.last_modified)) {
-                if let Ok(mark) = Key::new(&mark.key) {
-                    self.remove(&mark).await;
-                }
+        let marks = match self.all_below(self.places.marks_prefix()).await {
+            Ok(marks) => marks,
+            Err(error) => {
+                warn!(%error, "marks of broken uploads cannot be listed, and stay for now");
+                return;
             }
-            let Some(next) = page.next_marker else { return };
-            request.marker = next;
+        };
+        for mark in marks.into_iter().filter(|mark| is_over(mark.last_modified)) {
+            if let Ok(mark) = Key::new(&mark.key) {
+                self.remove(&mark).await;
+            }
         }
-    }
-
-    fn mark_of(&self, key: &Key) -> Option<Key> {
-        let root = self.places.root();
-        let plain = Key::new(format!("{root}outdated/{}", key.as_str()));
-        plain.or_else(|_| Key::new(format!("{root}outdated-more/{}", hash(key.as_str())))).ok()
     }
 }
 

@@ -121,7 +121,7 @@ impl Uploads {
 
     /// One sweep.
     pub(in crate::vfs) async fn sweep(self: &Arc<Self>, now: SystemTime) {
-        let listed = match self.entries().await {
+        let listed = match self.all_below(self.places.prefix()).await {
             Ok(listed) => listed,
             Err(error) => {
                 warn!(%error, "open uploads cannot be listed: what was left behind stays for now");
@@ -132,20 +132,16 @@ impl Uploads {
         stream::iter(&listed).for_each_concurrent(LOOKS_MAX, |entry| self.sweep_one(entry, now)).await;
     }
 
-    /// All entries.
-    async fn entries(&self) -> Result<Vec<ListedObject>, CosError> {
-        let mut request = ListRequest {
-            prefix: self.places.prefix(),
-            entries_max: PAGE_ENTRIES_MAX,
-            ..ListRequest::default()
-        };
-        let mut entries = Vec::new();
+    /// All keys of this program that begin so.
+    pub(super) async fn all_below(&self, prefix: String) -> Result<Vec<ListedObject>, CosError> {
+        let mut request = ListRequest { prefix, entries_max: PAGE_ENTRIES_MAX, ..ListRequest::default() };
+        let mut listed = Vec::new();
         loop {
             let page = self.store.list_objects(&request).await?;
-            entries.extend(page.objects);
+            listed.extend(page.objects);
             match page.next_marker {
                 Some(next) => request.marker = next,
-                None => return Ok(entries),
+                None => return Ok(listed),
             }
         }
     }
