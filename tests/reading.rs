@@ -284,3 +284,26 @@ async fn readers_share_the_memory() {
     let most = tree.writers.budget().used_bytes_most();
     assert!(most <= plan.memory_bytes, "{} MiB held", most / MIB);
 }
+
+/// > Each connection has buffers of its own: there are no more of them than 64, however many read.
+#[tokio::test]
+async fn connections_are_few() {
+    const READERS: usize = 200;
+    const BYTES: u64 = 4 * MIB;
+    let plan = Plan { memory_bytes: 256 << 20, ..Plan::default() };
+    let tree = Tree::new(&plan);
+    let content = content(BYTES);
+    tree.memory.insert("a", content.clone());
+    let slow = Fault::Delay(Duration::from_millis(20));
+    tree.store.inject(Rule::on(Operation::GetObject).always(), slow);
+    let reads = (0..READERS).map(|_| async {
+        let (_, reader) = open(tree.vfs(), "a", READ).await.unwrap();
+        let read = read_all(tree.vfs(), reader, 1 << 18).await.unwrap();
+        assert!(read == content, "other bytes");
+    });
+    futures_util::future::join_all(reads).await;
+    let running = tree.store.running_max(Operation::GetObject);
+    assert!((48..=64).contains(&running), "{running} at a time");
+    let most = tree.writers.budget().used_bytes_most();
+    assert!(most <= plan.memory_bytes, "{} MiB held", most / MIB);
+}

@@ -28,7 +28,7 @@ use tracing::debug;
 
 use super::{
     Budget, Room, VfsError, VfsResult,
-    budget::Piece,
+    budget::{Connection, Piece},
     pace::{Pace, Second, Seconds},
 };
 use crate::cos::{ByteRange, CosError, Crc64, ETag, Key, ObjectBody, ObjectStore, Reason};
@@ -57,6 +57,11 @@ pub(super) struct Source {
 /// A request and the body that it brings, as one stream: its first item is the first piece of the body.
 type Flow = BoxStream<'static, Result<Bytes, Ended>>;
 
+/// What `body` brings. It holds its connection until it is dropped.
+fn flow_of(body: ObjectBody, connection: Connection) -> Flow {
+    body.bytes.map_err(Ended::Broken).inspect(move |_| _ = &connection).boxed()
+}
+
 /// Why a flow ended.
 enum Ended {
     /// The request failed, and has been repeated already.
@@ -67,12 +72,12 @@ enum Ended {
 
 impl Source {
     /// Asks for `first..end`.
-    fn flow(&self, first: u64, end: u64) -> Flow {
+    fn flow(&self, first: u64, end: u64, connection: Connection) -> Flow {
         let source = self.clone();
         let asked = async move {
             let range = ByteRange { first, length: end - first };
             let body = source.store.get_object(&source.key, Some(range), Some(&source.etag)).await;
-            body.map(|body| body.bytes.map_err(Ended::Broken)).map_err(Ended::Refused)
+            body.map(|body| flow_of(body, connection)).map_err(Ended::Refused)
         };
         stream::once(asked).try_flatten().boxed()
     }
@@ -129,13 +134,14 @@ impl Drop for Fetch {
 }
 
 impl Fetch {
-    /// Begins to fetch `first..end`; of what `body`, if there is one already, brings.
+    /// Begins to fetch `first..end`; what `body` brings, if there is one already. Without a `connection` it waits for one.
     pub(super) fn begin(
         runtime: &Runtime,
         source: Source,
         first: u64,
         end: u64,
         body: Option<ObjectBody>,
+        connection: Option<Connection>,
         room: Room,
     ) -> Arc<Self> {
         let arrived = Arrived {
@@ -152,7 +158,7 @@ impl Fetch {
             arrived: Mutex::new(arrived),
             news: watch::channel(()).0,
         });
-        let task = runtime.spawn(run(inside.clone(), source, body));
+        let task = runtime.spawn(run(inside.clone(), source, body, connection));
         let used = Mutex::new(Instant::now());
         Arc::new(Self { first, end, used, inside, abort: task.abort_handle(), room })
     }
@@ -195,13 +201,24 @@ impl Fetch {
     }
 }
 
-async fn run(inside: Arc<Inside>, source: Source, body: Option<ObjectBody>) {
+async fn run(
+    inside: Arc<Inside>,
+    source: Source,
+    mut body: Option<ObjectBody>,
+    mut connection: Option<Connection>,
+) {
     let mut tries = 0;
-    let mut flow = body.map(|body| body.bytes.map_err(Ended::Broken).boxed());
     let outcome = loop {
         let before = inside.upto();
-        let next = flow.take().unwrap_or_else(|| source.flow(before, inside.end));
-        match inside.fill(&source, next).await {
+        let connection = match connection.take() {
+            Some(connection) => connection,
+            None => inside.budget.connection().await,
+        };
+        let flow = match body.take() {
+            Some(body) => flow_of(body, connection),
+            None => source.flow(before, inside.end, connection),
+        };
+        match inside.fill(&source, flow).await {
             Ok(()) => break Ok(()),
             Err(Ended::Refused(error)) => break Err(source.error(error)),
             Err(Ended::Broken(error)) => {
@@ -277,12 +294,13 @@ impl Inside {
                 Event::Standstill => {
                     look = Moment::now() + pace.patience();
                     if seconds_left > 0
+                        && let Some(connection) = self.budget.connection_ahead()
                         && let Some(right) = pace.second(&source.seconds)
                     {
                         let at = self.upto();
                         debug!(key = %source.key, at, for_ms = moved.elapsed().as_millis(), "stands still, asked for again");
                         seconds_left -= 1;
-                        second = Some((source.flow(at, self.end), right));
+                        second = Some((source.flow(at, self.end, connection), right));
                     }
                     continue;
                 }

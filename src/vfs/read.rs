@@ -31,7 +31,7 @@ use tracing::error;
 use super::{
     Budget, HandleNo, InodeNo, Room, Vfs, VfsError, VfsResult,
     attr::{Facts, PackedETag},
-    budget::Presence,
+    budget::{Connection, Presence},
     course::Way,
     edit::Edit,
     fetch::{Fetch, PIECE_BYTES, Source, joined},
@@ -47,8 +47,10 @@ use crate::cos::{ByteRange, CosError, Crc64, ETag, Key, ObjectMeta, ObjectStore,
 const SMALL_BYTES: u64 = 2 << 20;
 /// What is fetched at least where reading goes on in order: memory comes in such blocks.
 const FETCH_BYTES_MIN: u64 = 64 << 10;
-/// A range is as long as this part of the window.
+/// A range is as long as this part of the window, or the larger part that follows from how many ranges a reader may have.
 const RANGES_OF_WINDOW: u64 = 8;
+/// One that is read, and one on its way.
+const RANGES_MIN: u64 = 2;
 /// Twelve ranges in flight carry ten connections' worth, and one download stays far below 160 MiB.
 const WINDOW_BYTES_MAX: u64 = 12 * RANGE_BYTES_MAX;
 /// The share of the memory limit that one reader's window may have.
@@ -240,6 +242,7 @@ impl Reader {
             None => (bytes.max(1), self.budget.take_anyway(bytes)),
         };
         let range = ByteRange { first: offset, length };
+        let connection = self.budget.connection().await;
         let ask = || self.store.get_object(&self.key, Some(range), None);
         let body = match self.pace.sooner(&self.seconds, ask).await {
             Ok(body) => body,
@@ -253,7 +256,8 @@ impl Reader {
             return Ok(pinned);
         }
         room.shrink_to(end - offset);
-        let fetch = Fetch::begin(&self.runtime, self.source(&pinned), offset, end, Some(body), room);
+        let source = self.source(&pinned);
+        let fetch = Fetch::begin(&self.runtime, source, offset, end, Some(body), Some(connection), room);
         self.ranges.lock().fetches.insert(offset, fetch);
         Ok(pinned)
     }
@@ -353,7 +357,7 @@ impl Reader {
         ahead: u64,
         window_bytes: u64,
     ) {
-        let range_bytes = range_bytes(window_bytes);
+        let range_bytes = self.range_bytes(window_bytes);
         let mut at = asked.start;
         while at < ahead {
             if let Some(fetch) = ranges.holding(at) {
@@ -372,7 +376,7 @@ impl Reader {
             if stop > ahead && stop < pinned.bytes {
                 break;
             }
-            match self.begin(ranges, pinned, at..stop) {
+            match self.begin_ahead(ranges, pinned, at..stop) {
                 true => at = stop,
                 false => break,
             }
@@ -388,7 +392,7 @@ impl Reader {
         floor: u64,
         window_bytes: u64,
     ) {
-        let range_bytes = range_bytes(window_bytes);
+        let range_bytes = self.range_bytes(window_bytes);
         let mut at = asked.end;
         while at > floor.min(asked.start) {
             if let Some(fetch) = ranges.holding(at - 1) {
@@ -400,7 +404,7 @@ impl Reader {
             if at > asked.start {
                 let window = at.saturating_sub(window_bytes.max(FETCH_BYTES_MIN));
                 let first = whole.max(window).min(asked.start).max(below);
-                let is_begun = self.begin(ranges, pinned, first..at);
+                let is_begun = self.begin(ranges, pinned, first..at, None);
                 if !is_begun {
                     self.fetch(ranges, pinned, asked.start.max(below)..at, asked);
                 }
@@ -408,7 +412,7 @@ impl Reader {
                 continue;
             }
             let first = whole.max(below);
-            if (first < floor && first > 0) || !self.begin(ranges, pinned, first..at) {
+            if (first < floor && first > 0) || !self.begin_ahead(ranges, pinned, first..at) {
                 break;
             }
             at = first;
@@ -423,7 +427,7 @@ impl Reader {
             first = next;
             let end = (first + (asked.end - asked.start)).min(pinned.bytes);
             let is_free = ranges.between(first, end).is_empty();
-            if is_free && !self.begin(ranges, pinned, first..end) {
+            if is_free && !self.begin_ahead(ranges, pinned, first..end) {
                 return;
             }
         }
@@ -432,7 +436,7 @@ impl Reader {
     /// Fetches `range`, of which `asked` cannot wait: where memory is short, that piece alone. Where what is
     /// fetched ends.
     fn fetch(&self, ranges: &mut Ranges, pinned: &Pinned, range: Range<u64>, asked: &Range<u64>) -> u64 {
-        if self.begin(ranges, pinned, range.clone()) {
+        if self.begin(ranges, pinned, range.clone(), None) {
             return range.end;
         }
         let stop = range.end.min(asked.end);
@@ -440,20 +444,40 @@ impl Reader {
         ranges.keep(KEPT_RANDOM_BYTES.saturating_sub(bytes), asked.clone());
         // The smallest read of all waits for no memory.
         let room = self.budget.try_take(bytes).unwrap_or_else(|| self.budget.take_anyway(bytes));
-        let fetch = Fetch::begin(&self.runtime, self.source(pinned), range.start, stop, None, room);
+        let fetch = Fetch::begin(&self.runtime, self.source(pinned), range.start, stop, None, None, room);
         ranges.fetches.insert(range.start, fetch);
         stop
     }
 
-    /// Fetches `range` if there is memory for it.
-    fn begin(&self, ranges: &mut Ranges, pinned: &Pinned, range: Range<u64>) -> bool {
+    /// Fetches `range`, which nobody waits for yet, if there are a connection and memory for it.
+    fn begin_ahead(&self, ranges: &mut Ranges, pinned: &Pinned, range: Range<u64>) -> bool {
+        let connection = self.budget.connection_ahead();
+        connection.is_some() && self.begin(ranges, pinned, range, connection)
+    }
+
+    /// Fetches `range` if there is memory for it. Without a `connection` it waits for one.
+    fn begin(
+        &self,
+        ranges: &mut Ranges,
+        pinned: &Pinned,
+        range: Range<u64>,
+        connection: Option<Connection>,
+    ) -> bool {
         let Some(room) = self.room(range.end - range.start) else {
             self.readers.level(self);
             return false;
         };
-        let fetch = Fetch::begin(&self.runtime, self.source(pinned), range.start, range.end, None, room);
+        let source = self.source(pinned);
+        let fetch = Fetch::begin(&self.runtime, source, range.start, range.end, None, connection, room);
         ranges.fetches.insert(range.start, fetch);
         true
+    }
+
+    /// How long ranges are: longer ones cost fewer requests, shorter ones are there sooner. With many readers
+    /// each has few on their way.
+    fn range_bytes(&self, window_bytes: u64) -> u64 {
+        let ranges = self.budget.ranges_of(&self.presence).clamp(RANGES_MIN, RANGES_OF_WINDOW);
+        aligned(window_bytes / ranges).clamp(PIECE_BYTES, RANGE_BYTES_MAX)
     }
 
     /// Memory, also what kept files have.
@@ -558,11 +582,6 @@ impl Readers {
             ranges.give_back(bytes.saturating_sub(most));
         }
     }
-}
-
-/// How long ranges are: longer ones cost fewer requests, shorter ones are there sooner.
-fn range_bytes(window_bytes: u64) -> u64 {
-    aligned(window_bytes / RANGES_OF_WINDOW).clamp(PIECE_BYTES, RANGE_BYTES_MAX)
 }
 
 /// The MiB that `at` lies in: pieces end there.

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import selectors
 import signal
 import socket
 import subprocess
@@ -79,48 +80,90 @@ def ten_gigabytes():
 
 @scenario
 def thousand():
-    """1,000 uploads of 20 MiB at once with memory_limit = 256 MiB: all finish; peak memory."""
+    """1,000 uploads of 20 MiB at once with memory_limit = 256 MiB, then 1,000 downloads: all finish; peak memory."""
     count = int(os.environ.get("THOUSAND", "1000"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     size = 20 * MIB
     threading.stack_size(256 << 10)
     with Rig(data=True, emulator=["--fast-etag"], extra="memory_limit = 256M\nmax_connection_num = 0") as rig:
         clients = [rig.ftp(timeout=3000) for _ in range(count)]
-        start, failures, slowest = threading.Barrier(count + 1), [], []
 
         def upload(n):
-            start.wait()
-            begun = time.monotonic()
-            try:
-                with clients[n].transfercmd(f"STOR f{n}") as data:
-                    for piece in pieces(n, size):
-                        data.sendall(piece)
-                    data.shutdown(socket.SHUT_WR)
-                check(clients[n].voidresp().startswith("226"), "stored")
-            except Exception as error:
-                failures.append((n, error))
-            slowest.append(time.monotonic() - begun)
-        threads = [threading.Thread(target=upload, args=(n,)) for n in range(count)]
-        for thread in threads:
-            thread.start()
-        pids = (rig.front, rig.mount)
-        used = [cpu(pid) for pid in pids]
-        start.wait()
-        begun = time.monotonic()
-        for thread in threads:
-            thread.join()
-        seconds = time.monotonic() - begun
-        spent = [cpu(pid) - was for pid, was in zip(pids, used)]
-        print(f"  {count} x 20 MiB in {seconds:.0f} s, {count * 21 / seconds:.0f} MB/s; quickest {min(slowest):.0f} s, slowest {max(slowest):.0f} s; "
-              f"CPU front {spent[0]:.0f}, mount {spent[1]:.0f} s; peak RSS front, mount {peaks(rig)} MiB; failures {len(failures)} {failures[:2]}")
+            with clients[n].transfercmd(f"STOR f{n}") as data:
+                for piece in pieces(n, size):
+                    data.sendall(piece)
+                data.shutdown(socket.SHUT_WR)
+            check(clients[n].voidresp().startswith("226"), "stored")
+
+        all_at_once(rig, upload, count, size)
         objects = rig.objects()
-        check(not failures and len(objects) == count, "all are there")
-        check(all(o["size"] == size for o in objects.values()), "all are whole")
-        for n in range(0, count, max(1, count // 20)):
-            check((rig.home() / f"f{n}").read_bytes() == b"".join(pieces(n, size)), f"f{n} is another file")
+        check(len(objects) == count and all(o["size"] == size for o in objects.values()), "all are there, and whole")
         check(not rig.uploads(), "an upload is open")
+        download_all(rig, clients, size)
         # Sessions have their own memory: 64 KiB each is allowed.
         check(sum(peaks(rig)) <= 356 + count // 16, "memory")
+
+
+def all_at_once(rig, job, count, size):
+    """Does `job`, a transfer of `size` bytes, for each number below `count`, all at a time."""
+    start, failures, seconds = threading.Barrier(count + 1), [], []
+
+    def run(n):
+        start.wait()
+        begun = time.monotonic()
+        try:
+            job(n)
+        except Exception as error:
+            failures.append((n, error))
+        seconds.append(time.monotonic() - begun)
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    pids = (rig.front, rig.mount)
+    used = [cpu(pid) for pid in pids]
+    start.wait()
+    for thread in threads:
+        thread.join()
+    tell(rig, job.__name__, size, seconds, used)
+    check(not failures, f"{len(failures)} failed: {failures[:2]}")
+
+
+def download_all(rig, clients, size):
+    """Downloads what `pieces(n, size)` is, for each client of number n, all at a time. One thread: a thousand would wait for Python alone."""
+    used = [cpu(pid) for pid in (rig.front, rig.mount)]
+    buffer, seconds = bytearray(256 << 10), []
+    begun = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        for n, client in enumerate(clients):
+            data = client.transfercmd(f"RETR f{n}")
+            data.setblocking(False)
+            # What is to come, and how far into its first piece it is.
+            selector.register(data, selectors.EVENT_READ, [client, n, list(pieces(n, size)), 0])
+        while selector.get_map():
+            for key, _ in selector.select(timeout=600):
+                client, n, expected, at = key.data
+                wanted = len(expected[0]) - at if expected else 1
+                got = key.fileobj.recv_into(buffer, min(wanted, len(buffer)))
+                check(not got or (expected and buffer[:got] == expected[0][at:at + got]), f"f{n} is another file")
+                if got == wanted:
+                    expected.pop(0)
+                    at = -got
+                key.data[3] = at + got
+                if not got:
+                    check(not expected, f"f{n} ended early")
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+                    check(client.voidresp().startswith("226"), "read")
+                    seconds.append(time.monotonic() - begun)
+    tell(rig, "download", size, seconds, used)
+
+
+def tell(rig, work, size, seconds, used):
+    """What so many transfers of `size` took, and what the gateway had used before."""
+    count, whole = len(seconds), max(seconds)
+    spent = [cpu(pid) - was for pid, was in zip((rig.front, rig.mount), used)]
+    print(f"  {count} x {size // MIB} MiB {work} in {whole:.0f} s, {count * size / whole / 1e6:.0f} MB/s; quickest {min(seconds):.0f} s; "
+          f"CPU front {spent[0]:.0f}, mount {spent[1]:.0f} s; peak RSS front, mount {peaks(rig)} MiB", flush=True)
 
 
 @scenario

@@ -3,7 +3,7 @@
 //! ```text
 //! writers ── try_take, wait ──┐                    ┌── slabs: the memory, kept warm
 //! readers ── try_take, take ──┼──> used <= total ──┤
-//! tables ─── take_anyway ─────┘   (+ SLACK_BLOCKS) └── waiters: under way, then fresh, then readers
+//! tables ─── count_anyway ────┘   (+ SLACK_BLOCKS) └── waiters: under way, then fresh, then readers
 //! ```
 //!
 //! Nothing is written to disk, so whoever has no memory waits; and what waits must never wait for ever:
@@ -28,6 +28,7 @@
 //! Lock order: the lock in here is a leaf. Nothing is called under it; waiters are woken through channels.
 
 mod census;
+mod connections;
 mod holding;
 mod slabs;
 
@@ -47,6 +48,8 @@ use tokio::sync::{Notify, oneshot};
 use crate::{config::BLOCK_BYTES, cos::PART_BYTES_MIN};
 use census::Census;
 pub(super) use census::Presence;
+pub(super) use connections::Connection;
+use connections::Connections;
 use holding::Holder;
 pub(super) use holding::{Block, Piece, Right, Seat, Transit};
 pub use holding::{Reclaimer, Room};
@@ -81,6 +84,7 @@ pub struct Budget {
     pressure: Notify,
     reclaimers: Mutex<Vec<(u64, Reclaim)>>,
     census: Census,
+    connections: Connections,
 }
 
 /// Gives back memory that can be had again, up to so many bytes. Called without locks; must not block.
@@ -133,9 +137,10 @@ impl Budget {
     /// A budget of `bytes` (2 MiB at least, so that the largest write finds room), of which upload requests,
     /// `requests_max` at a time, set memory free.
     pub fn new(bytes: u64, requests_max: usize) -> Arc<Self> {
-        let total = usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX / BLOCK);
+        let total =
+            usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX / BLOCK).max(2 * SENDABLE_BLOCKS);
         Arc::new(Self {
-            total: total.max(2 * SENDABLE_BLOCKS),
+            total,
             requests_max: requests_max.max(1),
             state: Mutex::default(),
             pressed: AtomicBool::new(false),
@@ -143,6 +148,7 @@ impl Budget {
             pressure: Notify::new(),
             reclaimers: Mutex::default(),
             census: Census::new(),
+            connections: Connections::new(total),
         })
     }
 
@@ -179,6 +185,11 @@ impl Budget {
     pub(super) fn share_of(&self, reader: &Presence) -> u64 {
         let (times, of) = READERS_SHARE;
         self.bytes() / of * times / self.census.count(reader)
+    }
+
+    /// How many ranges a reader that reads now may have on their way ahead of it.
+    pub(super) fn ranges_of(&self, reader: &Presence) -> u64 {
+        self.connections_each(self.census.count(reader))
     }
 
     /// Whether a reader has read lately.

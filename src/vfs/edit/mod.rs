@@ -654,7 +654,7 @@ impl Inside {
         };
         // Who fetches has counted the memory already.
         let room = self.writers.budget().no_room();
-        let fetch = Fetch::begin(&self.writers.runtime, version, first, end, None, room);
+        let fetch = Fetch::begin(&self.writers.runtime, version, first, end, None, None, room);
         fetch.bytes(first, end).await
     }
 
