@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 pub(super) const LARGE_BYTES: usize = 1024 * 1024;
 /// A small one: together with an idle session's 27 KiB it stays below the 64 KiB that a session may cost.
 pub(super) const SMALL_BYTES: usize = 16 * 1024;
-/// Large buffers of all sessions: 24 MiB, a quarter of what the front may take beside `memory_limit`.
-const LARGE_COUNT: usize = 24;
+/// Large buffers of all sessions: 20 MiB, a fifth of what the front may take beside `memory_limit`.
+const LARGE_COUNT: usize = 20;
 /// Those that stay when nobody needs them.
 const KEPT_COUNT: usize = 4;
 /// A write of 1 MiB from an unaligned address reaches FUSE as 1,048,528 bytes and a rest.
