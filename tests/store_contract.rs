@@ -14,8 +14,8 @@ use bytes::Bytes;
 use cosgate::{
     config::{Addressing, Secret, StoreConfig},
     cos::{
-        ByteRange, CosClient, CosResult, Crc64, ETag, Expected, HttpPool, Key, ListRequest, MemoryStore,
-        NewObject, ObjectStore, PartNumber, PartStored, Payload, Reason, Stored, UploadId,
+        ByteRange, CosClient, CosResult, Crc64, ETag, Expected, HttpPool, Key, Latch, ListRequest,
+        MemoryStore, NewObject, ObjectStore, PartNumber, PartStored, Payload, Reason, Stored, UploadId,
     },
     emulator::{BlankOrder, Emulator, EmulatorLimits, EmulatorOptions, Fault, FaultKind},
 };
@@ -216,6 +216,39 @@ async fn a_copy_keeps_or_replaces_the_metadata(store: Arc<dyn ObjectStore>) {
     let stale = ETag::new("0123456789abcdef0123456789abcdef");
     let refused = store.copy_object(&key(source), &key("kept"), Some(&stale), None, false).await;
     assert_eq!(reason(refused), Reason::PreconditionFailed);
+}
+
+async fn a_put_that_is_held_back_makes_nothing_until_it_is_let_go(store: Arc<dyn ObjectStore>) {
+    for bytes in [1, 2, 100_000, 300_001] {
+        put(&*store, "k", "old").await;
+        let content = noise(bytes, 1);
+        let begin = || {
+            let latch = Arc::new(Latch::default());
+            let payload = Payload::new(content.clone()).held_by(Arc::clone(&latch));
+            let store = Arc::clone(&store);
+            let request =
+                tokio::spawn(
+                    async move { store.put_object(&key("k"), payload, &NewObject::default()).await },
+                );
+            (latch, request)
+        };
+        // Given up: what has travelled is thrown away.
+        let (_, request) = begin();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!request.is_finished());
+        request.abort();
+        assert!(request.await.is_err());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(get(&*store, "k", None).await.unwrap(), b"old");
+        // Let go.
+        let (latch, request) = begin();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(get(&*store, "k", None).await.unwrap(), b"old");
+        latch.open();
+        let stored = request.await.unwrap().unwrap();
+        assert_eq!(stored.crc64, Some(Crc64::of(&content)));
+        assert_eq!(get(&*store, "k", None).await.unwrap(), content);
+    }
 }
 
 async fn an_upload_is_invisible_until_it_is_complete(store: Arc<dyn ObjectStore>) {
@@ -437,6 +470,7 @@ contracts!(
     what_is_not_there_is_no_such_key,
     forbidding_overwrite_protects_what_is_there,
     a_copy_keeps_or_replaces_the_metadata,
+    a_put_that_is_held_back_makes_nothing_until_it_is_let_go,
     an_upload_is_invisible_until_it_is_complete,
     a_part_sent_again_replaces_the_first,
     an_aborted_upload_leaves_nothing,

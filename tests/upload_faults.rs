@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use cosgate::{
     cos::{Fault, NewObject, ObjectStore, Operation, Reason, Rule},
-    vfs::{Tried, VfsError},
+    vfs::{Tried, VfsError, WriteHandle},
 };
 use uploads::{MIB, Site, content, write_all};
 
@@ -31,6 +31,68 @@ async fn a_small_file_is_one_put_and_nothing_else() {
         assert_eq!(site.store.calls(operation), 0, "{operation}");
     }
     site.assert_at_rest("small").await;
+}
+
+/// A small file over an old object, prepared; places for PUTs that begin early: `places`.
+async fn prepared(places: usize) -> (Site, Arc<WriteHandle>) {
+    let site = Site::with_answers(12 * MIB, MIB, 4, places);
+    site.memory.insert("a", "old");
+    let handle = site.begin("a");
+    write_all(&handle, &content(1, 1000), 1000).await.expect("there is room");
+    handle.prepare(&NewObject::default()).await.expect("nothing has failed");
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(site.store.calls(Operation::PutObject), u64::from(places > 0));
+    assert_eq!(site.memory.content("a").as_deref(), Some(b"old".as_slice()));
+    if places > 0 {
+        assert!(matches!(handle.try_write(1000, b"x"), Err(VfsError::NotSupported { .. })), "it is the end");
+    }
+    (site, handle)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_began_early_takes_effect_by_publish_alone() {
+    for places in [0, 1] {
+        let (site, handle) = prepared(places).await;
+        handle.publish(NewObject::default()).await.unwrap();
+        assert_eq!(site.memory.content("a").unwrap(), content(1, 1000));
+        assert_eq!(site.store.calls(Operation::PutObject), 1);
+        site.assert_at_rest("published").await;
+        // Three ways not to publish.
+        for way in 0..3 {
+            let (site, handle) = prepared(places).await;
+            match way {
+                0 => handle.discard("a test").await,
+                1 => handle.orphan(),
+                _ => handle.truncate_to_zero().unwrap(),
+            }
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            assert_eq!(site.memory.content("a").unwrap(), "old");
+            drop(handle);
+            site.assert_at_rest("given up").await;
+            assert_eq!(site.memory.content("a").unwrap(), "old");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_began_early_and_will_not_do_is_sent_again() {
+    // The object is to be given something else.
+    let (site, handle) = prepared(1).await;
+    let new = NewObject { metadata: [("mode".to_owned(), "600".to_owned())].into(), ..NewObject::default() };
+    handle.publish(new.clone()).await.unwrap();
+    assert_eq!(site.memory.meta("a").unwrap().metadata, new.metadata);
+    assert_eq!(site.store.calls(Operation::PutObject), 2);
+    site.assert_at_rest("other metadata").await;
+    // It failed before it could take effect.
+    let site = Site::with_answers(12 * MIB, MIB, 4, 1);
+    site.store.inject(Rule::on(Operation::PutObject), Fault::Fail(Reason::Unavailable));
+    let handle = site.begin("a");
+    write_all(&handle, &content(1, 1000), 1000).await.unwrap();
+    handle.prepare(&NewObject::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    handle.publish(NewObject::default()).await.unwrap();
+    assert_eq!(site.memory.content("a").unwrap(), content(1, 1000));
+    site.assert_at_rest("failed early").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +255,7 @@ async fn a_failed_part_is_told_at_the_next_write_and_at_every_publish() {
     assert!(matches!(handle.try_write(2 * MIB, b"x"), Err(VfsError::Store { .. })));
     for _ in 0..3 {
         assert!(matches!(handle.publish(NewObject::default()).await, Err(VfsError::Store { .. })));
-        assert!(matches!(handle.prepare().await, Err(VfsError::Store { .. })));
+        assert!(matches!(handle.prepare(&NewObject::default()).await, Err(VfsError::Store { .. })));
     }
     assert!(matches!(handle.failure(), Some(VfsError::Store { .. })));
     // Long before the handle goes.
@@ -403,7 +465,7 @@ async fn prepare_sends_all_parts_and_publishes_nothing() {
     let handle = site.begin("a");
     let bytes = content(1, 5 * MIB + 7);
     write_all(&handle, &bytes, 1 << 20).await.unwrap();
-    handle.prepare().await.unwrap();
+    handle.prepare(&NewObject::default()).await.unwrap();
     assert_eq!(site.memory.content("a"), None);
     let sent = site.store.calls(Operation::UploadPart);
     assert!(matches!(handle.try_write(5 * MIB + 7, b"x"), Err(VfsError::NotSupported { .. })));
@@ -486,7 +548,7 @@ async fn bytes_that_cos_stored_wrong_are_never_published() {
     let site = site();
     let handle = site.begin("a");
     handle.write(0, content(1, 3 * MIB)).await.unwrap();
-    handle.prepare().await.unwrap();
+    handle.prepare(&NewObject::default()).await.unwrap();
     // Somebody replaces a part by another one of the same upload: Complete names the parts that were checked.
     let uploads = site.store.list_multipart_uploads("a").await.unwrap();
     let key = cosgate::cos::Key::new("a").unwrap();

@@ -327,15 +327,22 @@ impl Body for PieceBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let may_end = self.payload.poll_let_go(context).is_ready();
+        if self.bytes_left == 1 && !may_end {
+            return Poll::Pending;
+        }
         self.progress.moved();
         while self.rest.is_empty() {
             let Some(piece) = self.payload.pieces().get(self.next).cloned() else { return Poll::Ready(None) };
             self.next += 1;
             self.rest = piece;
         }
-        let slice_bytes = self.rest.len().min(SLICE_BYTES_MAX);
+        let mut slice_bytes = self.rest.len().min(SLICE_BYTES_MAX);
+        if slice_bytes as u64 == self.bytes_left && !may_end {
+            slice_bytes -= 1;
+        }
         let slice = self.rest.split_to(slice_bytes);
         self.bytes_left -= slice.len() as u64;
         if self.bytes_left == 0 {

@@ -157,6 +157,7 @@ impl ObjectStore for MemoryStore {
     }
 
     async fn put_object(&self, key: &Key, payload: Payload, new: &NewObject) -> CosResult<Stored> {
+        payload.let_go().await;
         let bytes = gather(&payload);
         let etag = ETag::new(&hex(&Md5::digest(&bytes)));
         self.bucket.lock().publish(Operation::PutObject, key, bytes, etag, new)

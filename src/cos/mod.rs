@@ -10,6 +10,7 @@ mod error;
 mod faulty;
 mod http;
 mod judge;
+mod latch;
 mod media_type;
 mod memory;
 mod operation;
@@ -30,6 +31,7 @@ pub use client::CosClient;
 pub use error::{CosError, Reason};
 pub use faulty::{Fault, FaultyStore, Gate, Rule};
 pub use http::{HttpPool, SetupError};
+pub use latch::Latch;
 pub use memory::MemoryStore;
 pub use operation::Operation;
 pub use types::{
@@ -78,7 +80,8 @@ pub trait ObjectStore: Send + Sync + Debug {
         if_match: Option<&ETag>,
     ) -> CosResult<ObjectBody>;
 
-    /// PUT Object, with Content-MD5: COS replaces nothing by bytes that are not these.
+    /// PUT Object, with Content-MD5: COS replaces nothing by bytes that are not these. A payload that is held back
+    /// ([`Payload::held_by`]) makes no object before its latch opens.
     async fn put_object(&self, key: &Key, payload: Payload, new: &NewObject) -> CosResult<Stored>;
 
     /// PUT Object - Copy, within the bucket, up to 5 GB. With `if_match`, of that version of the source

@@ -3,10 +3,19 @@
 //! A value of these types has been checked once, where it came in; behind that point nobody asks again.
 //! Nothing here speaks HTTP or XML: that is `wire.rs`.
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU16, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    num::NonZeroU16,
+    sync::Arc,
+    task::{Context, Poll},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+
+use super::Latch;
 
 /// The name of an object: 1 to 850 bytes of UTF-8 (*Object Overview*).
 ///
@@ -191,13 +200,14 @@ pub struct Payload {
     crc64: Crc64,
     /// Told each time that a connection has taken all of it.
     taken: Option<Arc<Notify>>,
+    latch: Option<Arc<Latch>>,
 }
 
 impl Payload {
     /// A payload whose checksum is known already.
     pub fn with_crc64(pieces: Vec<Bytes>, crc64: Crc64) -> Self {
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
-        Self { pieces: pieces.into(), bytes, crc64, taken: None }
+        Self { pieces: pieces.into(), bytes, crc64, taken: None, latch: None }
     }
 
     /// Tells `taken` when a connection has taken all of it: the answer is what a request waits for from then on. A
@@ -205,6 +215,24 @@ impl Payload {
     pub fn tells(mut self, taken: Arc<Notify>) -> Self {
         self.taken = Some(taken);
         self
+    }
+
+    /// Keeps its last byte back until `latch` opens: until then COS has a request that is not whole, and makes nothing of it.
+    pub fn held_by(mut self, latch: Arc<Latch>) -> Self {
+        self.latch = Some(latch);
+        self
+    }
+
+    /// Waits until all of it may leave.
+    pub async fn let_go(&self) {
+        if let Some(latch) = &self.latch {
+            latch.opened().await;
+        }
+    }
+
+    /// Ready once its last byte may leave.
+    pub(super) fn poll_let_go(&self, context: &Context<'_>) -> Poll<()> {
+        self.latch.as_ref().map_or(Poll::Ready(()), |latch| latch.poll_open(context))
     }
 
     /// A connection has taken all of it.

@@ -92,9 +92,9 @@ impl Content {
         }
     }
 
-    pub(super) async fn prepare(&self) -> VfsResult<()> {
+    pub(super) async fn prepare(&self, new: &NewObject) -> VfsResult<()> {
         match self {
-            Self::Ordered(writer) => writer.prepare().await,
+            Self::Ordered(writer) => writer.prepare(new).await,
             // Its version has to be looked at right before it is replaced, so all of it is for commit.
             Self::Edit(_) => Ok(()),
         }

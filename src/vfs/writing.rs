@@ -383,7 +383,7 @@ impl OpenFile {
     pub(super) async fn prepare(&self) -> VfsResult<()> {
         match self.content() {
             _ if !self.is_armed() => Err(VfsError::Invalid { why: "prepare is for armed descriptors" }),
-            Some(content) => content.prepare().await,
+            Some(content) => content.prepare(&self.new_object(&content)?.0).await,
             None => Ok(()),
         }
     }

@@ -22,6 +22,16 @@ pub(crate) struct Site {
 impl Site {
     /// To be made on the runtime that is to send the requests.
     pub(crate) fn new(memory_bytes: u64, min_part_bytes: u64, upload_requests_max: usize) -> Self {
+        Self::with_answers(memory_bytes, min_part_bytes, upload_requests_max, 0)
+    }
+
+    /// As [`Self::new`], with so many places beside the requests in flight.
+    pub(crate) fn with_answers(
+        memory_bytes: u64,
+        min_part_bytes: u64,
+        upload_requests_max: usize,
+        upload_answers_max: usize,
+    ) -> Self {
         let memory = Arc::new(MemoryStore::new());
         let store = Arc::new(FaultyStore::new(Arc::clone(&memory) as _));
         let limits = Limits {
@@ -29,7 +39,7 @@ impl Site {
             min_part_bytes,
             single_file_bytes_max: 200 << 30,
             upload_requests_max,
-            upload_answers_max: 0,
+            upload_answers_max,
             attr_ttl: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             state_prefix: ".cosgate/".to_owned(),

@@ -17,6 +17,7 @@
 //! Lock order: a key's turn, then `Shared::core` (a leaf but for the budget's and the runtime's own locks);
 //! wakes are called without locks.
 
+mod early;
 mod keep;
 mod part;
 mod settle;
@@ -38,6 +39,7 @@ use super::{
     uploads::Uploads,
 };
 use crate::cos::{Crc64, ETag, Key, NewObject, ObjectStore, PART_BYTES_MIN};
+use early::EarlyPut;
 use part::{PartBuffer, PartPlan};
 use state::WriteState;
 use upload::Body;
@@ -93,6 +95,7 @@ struct Core {
     state: WriteState<Body>,
     plan: PartPlan,
     part: PartBuffer,
+    early: Option<EarlyPut>,
     /// Bytes accepted.
     bytes: u64,
     dirty: bool,
@@ -166,6 +169,7 @@ impl WriteHandle {
             state: WriteState::Filling,
             plan: PartPlan::new(&writers.limits),
             part: PartBuffer::new(),
+            early: None,
             bytes: 0,
             dirty: false,
             share: None,
@@ -304,11 +308,13 @@ impl WriteHandle {
         Some((part.into_blocks(), share))
     }
 
-    /// No more bytes will come: sends all that can be sent without publishing, and waits for it.
+    /// No more bytes will come, and the object will most likely be given `new`: sends all that can be sent without
+    /// publishing, and waits for it as far as parts are concerned.
     ///
     /// # Errors
     /// What the store answered; it stays on the handle.
-    pub async fn prepare(&self) -> VfsResult<()> {
+    pub async fn prepare(&self, new: &NewObject) -> VfsResult<()> {
+        self.shared.put_early(new);
         self.shared.end().await
     }
 
@@ -377,6 +383,7 @@ impl Core {
             share.release();
         }
         self.part = PartBuffer::new();
+        self.early = None;
         self.memory.room = None;
         self.memory.right = None;
         self.memory.seat = None;

@@ -16,11 +16,13 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    super::budget::Transit, PartBuffer, PartPlan, Published, Shared, Wake, WriteState, state::Effect,
+    super::budget::Transit, EarlyPut, PartBuffer, PartPlan, Published, Shared, Wake, WriteState,
+    state::Effect,
 };
 use crate::{
     cos::{
-        CosError, Expected, NewObject, Operation, PartNumber, PartStored, Payload, Reason, Stored, UploadId,
+        CosError, CosResult, Expected, NewObject, Operation, PartNumber, PartStored, Payload, Reason, Stored,
+        UploadId,
     },
     vfs::{VfsError, VfsResult},
 };
@@ -99,9 +101,9 @@ impl Shared {
             self.hopeless(&mut self.core.lock(), error);
         }
         self.claim_all();
-        let (effect, payload) = self.begin_publishing();
+        let (effect, payload, early) = self.begin_publishing();
         let (outcome, still_open) = match effect {
-            Effect::Put => (self.put(payload, &new).await, false),
+            Effect::Put => (self.put_last(payload, early, &new).await, false),
             Effect::Complete { upload, parts, expected } => {
                 self.complete(upload, parts, expected, &new).await
             }
@@ -139,7 +141,7 @@ impl Shared {
     }
 
     /// Decides what publishes, and takes what a PUT carries.
-    fn begin_publishing(self: &Arc<Self>) -> (Effect<Body>, Payload) {
+    fn begin_publishing(self: &Arc<Self>) -> (Effect<Body>, Payload, Option<EarlyPut>) {
         let mut core = self.core.lock();
         if core.orphaned {
             self.hopeless(&mut core, self.replaced());
@@ -154,17 +156,44 @@ impl Shared {
         } else {
             PartBuffer::new()
         };
-        (effect, part.freeze())
+        (effect, part.freeze(), core.early.take())
+    }
+
+    /// The PUT of a small file: the one that has begun early, if it will do.
+    async fn put_last(
+        self: &Arc<Self>,
+        payload: Payload,
+        early: Option<EarlyPut>,
+        new: &NewObject,
+    ) -> VfsResult<Published> {
+        let Some(early) = early else { return self.put(payload, new).await };
+        let payload = early.payload.clone();
+        let expected = expected_of(&payload);
+        let transit = self.writers.budget.transit();
+        let answer = early.finish(new).await;
+        drop(transit);
+        match answer {
+            Some(answer) => self.judge_put(answer, expected).await,
+            None => self.put(payload, new).await,
+        }
     }
 
     pub(super) async fn put(self: &Arc<Self>, payload: Payload, new: &NewObject) -> VfsResult<Published> {
-        let expected = Expected { bytes: payload.len(), crc64: Some(payload.crc64()) };
+        let expected = expected_of(&payload);
         let transit = self.writers.budget.transit();
         let answer = {
             let _permit = self.writers.upload_permit().await;
             self.store.put_object(&self.key, payload, new).await
         };
         drop(transit);
+        self.judge_put(answer, expected).await
+    }
+
+    async fn judge_put(
+        self: &Arc<Self>,
+        answer: CosResult<Stored>,
+        expected: Expected,
+    ) -> VfsResult<Published> {
         match answer {
             Ok(stored) => self.judge(Operation::PutObject, stored, expected, true),
             Err(error) if error.in_doubt => self.settle_put(error, expected).await,
@@ -450,6 +479,10 @@ impl Drop for LooseEnd {
     fn drop(&mut self) {
         self.shared.loose_ends.send_modify(|ends| *ends -= 1);
     }
+}
+
+fn expected_of(payload: &Payload) -> Expected {
+    Expected { bytes: payload.len(), crc64: Some(payload.crc64()) }
 }
 
 /// COS shows times in whole seconds.

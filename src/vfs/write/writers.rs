@@ -15,7 +15,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, Semaphore, SemaphorePermit, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
 };
 
 use super::{super::budget::Budget, Shared};
@@ -29,7 +29,7 @@ pub struct Writers {
     /// Fair: who asked first is served first, whichever file it belongs to.
     requests: Semaphore,
     /// Parts that COS has yet to answer for, and whose place among the requests another one has taken.
-    answers: Semaphore,
+    answers: Arc<Semaphore>,
     ages: AtomicU64,
     /// Writers whose part could leave early, by age; some may have gone on since. Lock order: a leaf, taken
     /// by writers that hold their own lock.
@@ -55,7 +55,7 @@ impl Writers {
             limits: limits.clone(),
             runtime: runtime.clone(),
             requests: Semaphore::new(requests_max),
-            answers: Semaphore::new(limits.upload_answers_max),
+            answers: Arc::new(Semaphore::new(limits.upload_answers_max)),
             ages: AtomicU64::new(0),
             sendable: Mutex::default(),
             merging: Semaphore::new(1),
@@ -93,10 +93,15 @@ impl Writers {
             answer = &mut request => return answer,
             () = left.notified() => {}
         }
-        let place = self.answers.try_acquire();
+        let place = self.place_for_answer();
         // Where all places are taken, the turn goes on.
-        let _turn = place.is_err().then_some(turn);
+        let _turn = place.is_none().then_some(turn);
         request.await
+    }
+
+    /// A place among the requests that wait for something else than their turn, if there is one.
+    pub(super) fn place_for_answer(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.answers).try_acquire_owned().ok()
     }
 
     /// The turn of one who puts a part together beyond the budget.
