@@ -114,15 +114,15 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
             let upload = Upload { root, file, start, held, deed, means: means.clone(), throttle, meter };
             let end = match begin(&mut data, &mut announcer, &mut interrupt).await {
                 Ok(()) => upload.fill(&mut data, conversion.map(Intake::new), &mut interrupt).await,
-                broken => broken,
+                Err(broken) => Err(broken),
             };
             let end = match end {
-                Ok(()) => tokio::select! {
+                Ok(ended) => tokio::select! {
                     biased;
                     reason = interrupted(&mut interrupt) => Err(Broken::Interrupted(reason)),
-                    settled = upload.settle(&data, &control, bytes_told) => settled,
+                    settled = upload.settle(&data, &control, bytes_told, ended) => settled,
                 },
-                broken => broken,
+                Err(broken) => Err(broken),
             };
             // From here on it is the mount that says how it ends.
             let end = match end {
@@ -175,13 +175,13 @@ async fn begin(
 }
 
 impl Upload {
-    /// Moves bytes until the client's data ends.
+    /// Moves bytes until the client's data ends: when it did.
     async fn fill(
         &self,
         data: &mut DataConnection,
         mut intake: Option<Intake>,
         interrupt: &mut watch::Receiver<Option<Interruption>>,
-    ) -> Result<(), Broken> {
+    ) -> Result<Instant, Broken> {
         let stall = self.means.stall();
         let mut room = Room { file: self.file.clone(), readiness: None };
         let (mut left, mut is_fast, mut pause) = (None, true, Duration::ZERO);
@@ -196,7 +196,7 @@ impl Upload {
             let moved = usize::try_from(self.meter.bytes() - before).unwrap_or(allowed);
             self.throttle.give_back(Direction::Upload, allowed.saturating_sub(moved));
             match end {
-                StepEnd::DataEnd => return Ok(()),
+                StepEnd::DataEnd(ended) => return Ok(ended),
                 StepEnd::TimeUp => {}
                 StepEnd::NoRoom(piece) => {
                     left = Some(piece);
@@ -272,6 +272,7 @@ impl Upload {
         data: &DataConnection,
         control: &ControlWatch,
         bytes_told: Option<u64>,
+        ended: Instant,
     ) -> Result<(), Broken> {
         if data.lacks_close_notify() {
             return Err(Broken::NoCloseNotify);
@@ -288,28 +289,27 @@ impl Upload {
             None if data.has_heard_close_notify() => is_still_there(control).await,
             None => {
                 let wait = (data.dialled_within * 2).clamp(SETTLE_TIME_MIN, SETTLE_TIME_MAX);
-                self.prepare_and_wait(control, wait).await?;
+                self.prepare_and_wait(control, ended + wait).await?;
                 is_still_there(control).await
             }
         }
     }
 
-    /// Sends what can be sent; takes at least `wait`.
-    async fn prepare_and_wait(&self, control: &ControlWatch, wait: Duration) -> Result<(), Broken> {
-        let begun = Instant::now();
+    /// Sends what can be sent; ends at `until` at the earliest.
+    async fn prepare_and_wait(&self, control: &ControlWatch, until: Instant) -> Result<(), Broken> {
         let (root, file, watch) = (self.root.clone(), self.file.clone(), control.clone());
         self.wait_for_store(move || {
             root.prepare(&file)?;
-            let left = wait.saturating_sub(begun.elapsed());
+            let left = until.saturating_duration_since(Instant::now());
             if left <= PRECISE_WAIT_MAX {
                 watch.linger(left);
             }
             Ok(())
         })
         .await?;
-        let left = wait.saturating_sub(begun.elapsed());
-        if !left.is_zero() {
-            tokio::time::sleep(left).await;
+        // The timer may take a millisecond for nothing.
+        if Instant::now() < until {
+            tokio::time::sleep_until(until.into()).await;
         }
         Ok(())
     }
@@ -363,7 +363,8 @@ struct Step {
 /// Why a step is over.
 #[derive(Debug)]
 enum StepEnd {
-    DataEnd,
+    /// The client had sent all, and that was seen at this time.
+    DataEnd(Instant),
     NoData,
     /// The mount has no memory for what is left.
     NoRoom(Piece),
@@ -381,7 +382,7 @@ impl Step {
     /// `piece` may hold what the mount has not taken yet.
     fn run(&mut self, mut piece: Piece) -> Result<StepEnd, StepFailure> {
         let begun = Instant::now();
-        let mut is_end = false;
+        let mut ended = None;
         let mut left = self.allowed;
         loop {
             match write_out(&self.file, &mut piece) {
@@ -389,14 +390,14 @@ impl Step {
                 Err(Errno::AGAIN) => return Ok(StepEnd::NoRoom(piece)),
                 Err(errno) => return Err(StepFailure::Mount(errno)),
             }
-            if is_end {
-                return Ok(StepEnd::DataEnd);
+            if let Some(ended) = ended {
+                return Ok(StepEnd::DataEnd(ended));
             }
             if begun.elapsed() > STEP_TIME_MAX || left == 0 || self.interrupt.borrow().is_some() {
                 return Ok(StepEnd::TimeUp);
             }
-            is_end = self.read_in(&mut piece, &mut left)?;
-            if piece.is_empty() && !is_end {
+            ended = self.read_in(&mut piece, &mut left)?.then(Instant::now);
+            if piece.is_empty() && ended.is_none() {
                 return Ok(StepEnd::NoData);
             }
         }
