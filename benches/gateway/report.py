@@ -4,9 +4,12 @@ import dataclasses
 import datetime
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 from xml.sax.saxutils import escape
 
+from contenders import RCLONE
 from store import BUCKET
 
 GIB = 1 << 30
@@ -24,6 +27,17 @@ class Target:
     wanted: str
     figure: str
     is_met: bool
+
+
+def _versions():
+    """The first line of what each peer says of itself, as far as it is installed."""
+    asked = {RCLONE: "version", "s3fs": "--version", "vsftpd": "-v", "curl": "--version"}
+    for name, how in asked.items():
+        if shutil.which(name):
+            # vsftpd tells it to its standard input.
+            told = subprocess.run(f"{name} {how} 0>&1 2>&1", shell=True, capture_output=True, text=True, timeout=60).stdout
+            # Without what it was built with.
+            yield told.splitlines()[0].split(" (")[0].strip() if told else name
 
 
 class Report:
@@ -153,10 +167,18 @@ class Report:
         lines += ["", "## How each was started", ""]
         lines += [f"- {contender.name}: " + "; ".join(f"`{words}`" for words in contender.words)
                   for contender in self.contenders if contender.words]
+        lines += ["", f"Versions: {', '.join(_versions())}."]
         failures = self.failures()
         if failures:
             lines += ["", "## What failed", "", *(f"- {line}" for line in failures)]
         return "\n".join(lines) + "\n"
+
+    def summary(self):
+        """The tables alone, for README."""
+        lines = []
+        for wire in self.results:
+            lines += [f"{WIRE_TITLES[wire]}:", "", *self._table(wire), ""]
+        return "\n".join(lines)
 
     def _how(self, plot):
         scale = self.scale
