@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 
 /// A large buffer: what one WRITE or READ of the mount carries (`max_write` = 1 MiB).
 pub(super) const LARGE_BYTES: usize = 1024 * 1024;
-/// A small one: together with an idle session's 27 KiB it stays below the 64 KiB that a session may cost.
+/// A small one: two of them, one to be read into and one to be sent, and an idle session's 27 KiB stay below the
+/// 64 KiB that a session may cost.
 pub(super) const SMALL_BYTES: usize = 16 * 1024;
 /// Large buffers of all sessions: 20 MiB, a fifth of what the front may take beside `memory_limit`.
 const LARGE_COUNT: usize = 20;
@@ -47,7 +48,8 @@ impl Buffers {
         match lent {
             Some(memory) => {
                 let memory = memory.unwrap_or_else(|| vec![0; LARGE_BYTES + PAGE_BYTES].into());
-                Piece::new(memory, LARGE_BYTES, Some(self.clone()))
+                let origin = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+                Piece::new(memory, origin, LARGE_BYTES, Some(self.clone()))
             }
             None => Self::take_small(),
         }
@@ -55,7 +57,7 @@ impl Buffers {
 
     /// A small buffer of one's own.
     pub(super) fn take_small() -> Piece {
-        Piece::new(vec![0; SMALL_BYTES + PAGE_BYTES].into(), SMALL_BYTES, None)
+        Piece::new(vec![0; SMALL_BYTES].into(), 0, SMALL_BYTES, None)
     }
 
     fn put_back(&self, memory: Box<[u8]>) {
@@ -72,7 +74,7 @@ impl Buffers {
 #[derive(Debug)]
 pub(super) struct Piece {
     memory: Box<[u8]>,
-    /// Where the first whole page begins.
+    /// Where the first whole page begins, in a large one.
     origin: usize,
     room: usize,
     start: usize,
@@ -81,8 +83,7 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    fn new(memory: Box<[u8]>, room: usize, home: Option<Arc<Buffers>>) -> Self {
-        let origin = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
+    fn new(memory: Box<[u8]>, origin: usize, room: usize, home: Option<Arc<Buffers>>) -> Self {
         Self { memory, origin, room, start: 0, end: 0, home }
     }
 
@@ -147,7 +148,8 @@ mod tests {
         let rooms: Vec<usize> = pieces.iter_mut().map(|piece| piece.spare().len()).collect();
         assert!(rooms[..LARGE_COUNT].iter().all(|&room| room == LARGE_BYTES));
         assert!(rooms[LARGE_COUNT..].iter().all(|&room| room == SMALL_BYTES));
-        assert!(pieces.iter_mut().all(|piece| piece.spare().as_ptr().align_offset(PAGE_BYTES) == 0));
+        let is_aligned = |piece: &mut Piece| piece.spare().as_ptr().align_offset(PAGE_BYTES) == 0;
+        assert!(pieces[..LARGE_COUNT].iter_mut().all(is_aligned));
         pieces.clear();
         assert_eq!(buffers.take().spare().len(), LARGE_BYTES);
         let shelf = buffers.shelf.lock();
