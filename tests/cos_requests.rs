@@ -9,7 +9,7 @@ mod stub_http;
 mod tls;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -24,6 +24,7 @@ use cosgate::{
 use futures_util::TryStreamExt;
 use stub_http::{Seen, Step, Stub, answer, bare_answer, error};
 use tls::{Handshake, TlsServer};
+use tokio::sync::watch;
 
 const ETAG: (&str, &str) = ("ETag", "\"ee8de918d05640145b18f70f4c3aa602\"");
 const MODIFIED: (&str, &str) = ("Last-Modified", "Fri, 10 Apr 2020 09:35:05 GMT");
@@ -276,6 +277,47 @@ async fn lists_ask_for_encoded_keys() {
         "/examplebucket-1250000000/?prefix=%E7%9B%AE%E5%BD%95%2Fa%20b%2B&delimiter=%2F&marker=m%26n&max-keys=100\
          &encoding-type=url"
     );
+}
+
+/// One page of a list with one entry.
+fn page_of(entry: &str, next: &str) -> Vec<u8> {
+    let list = format!(
+        "<?xml version='1.0'?><ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
+         <NextMarker>{next}</NextMarker><Contents><Key>{entry}</Key><LastModified>2020-12-10T03:37:30.000Z</LastModified>\
+         <ETag>\"e\"</ETag><Size>20</Size></Contents></ListBucketResult>"
+    );
+    answer("200 OK", &[], &list)
+}
+
+#[tokio::test]
+async fn the_next_page_is_told_of_before_this_one_is_there() {
+    let (mut begun, whole) = (page_of("a", "b%20c"), page_of("a", "b"));
+    begun.truncate(begun.len() - 100);
+    let told = Mutex::new(Vec::new());
+    let tell = |next| told.lock().unwrap().push(next);
+    let (stub, client) = start([Step::AnswerAndClose(begun.clone()), Step::Answer(whole)]).await;
+    let request = ListRequest::default();
+    let page = client.list_objects_telling(&request, &tell).await.unwrap();
+    // What broke off is no page, and another attempt may find another one.
+    assert_eq!((page.next_marker.as_deref(), page.objects.len()), (Some("b"), 1));
+    assert_eq!((stub.seen().len(), told.lock().unwrap().join("|").as_str()), (2, "b c|b"));
+
+    let (_stub, client) =
+        start([Step::Drip(vec![(Duration::ZERO, begun), (Duration::from_secs(3600), Vec::new())])]).await;
+    let (heard, hears) = watch::channel(false);
+    let tell = |next| {
+        heard.send_replace(next == "b c");
+    };
+    let mut hears = hears;
+    tokio::select! {
+        _ = client.list_objects_telling(&request, &tell) => panic!("it has not come"),
+        told = hears.wait_for(|heard| *heard) => drop(told.unwrap()),
+    }
+    // A refusal tells of no page, whatever is in it.
+    let refused = String::from_utf8(page_of("a", "b")).unwrap().replace("200 OK", "403 Forbidden");
+    let (_stub, client) = start([Step::Answer(refused.into())]).await;
+    let tell = |next| panic!("told of {next}");
+    client.list_objects_telling(&request, &tell).await.unwrap_err();
 }
 
 #[tokio::test]

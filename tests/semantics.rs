@@ -1141,6 +1141,35 @@ async fn entries_come_page_by_page() {
     tree.vfs().releasedir(handle);
 }
 
+/// > The page behind a page is asked for while the entries of that one are still on their way.
+#[tokio::test]
+async fn the_next_page_is_not_kept_waiting() {
+    let tree = Tree::new(&Plan::default());
+    for number in 0..4000 {
+        tree.memory.insert(&format!("{number:05}"), "1");
+    }
+    // What is foretold behind the first page does not come true: the second is asked for as it is.
+    tree.store.inject(Rule::on(Operation::ListObjects), Fault::Foretell("03500".to_owned()));
+    let gate = tree.store.block_answer(Rule::on(Operation::ListObjects).after(1));
+    let all = list(tree.vfs(), "");
+    let watch = async {
+        gate.reached_by(1).await;
+        while tree.store.calls(Operation::ListObjects) < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // No more than that, however long the second one takes.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(tree.store.calls(Operation::ListObjects), 4);
+        gate.release();
+    };
+    let both = async { tokio::join!(all, watch) };
+    let (all, ()) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("it is asked for");
+    let wanted: Vec<String> = (0..4000).map(|number| format!("{number:05}")).collect();
+    assert_eq!(all.unwrap().into_keys().collect::<Vec<_>>(), wanted);
+    // Four pages, and the one that was foretold in vain.
+    assert_eq!(tree.store.calls(Operation::ListObjects), 5);
+}
+
 /// Names of a list that is too large to be kept are looked up while it is read.
 #[tokio::test]
 async fn a_page_that_is_listed_answers_for_its_names() {

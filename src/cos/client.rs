@@ -28,7 +28,7 @@ use super::{
     ObjectMeta, ObjectStore, OpenUpload, Operation, PUT_BYTES_MAX, PartNumber, PartStored, Payload, Reason,
     Stored, UploadId,
     body::{checked, extent_of},
-    http::{Answer, HttpPool, Incoming, Progress, SetupError, exchange},
+    http::{Answer, HttpPool, Incoming, Progress, SetupError, Wants, exchange},
     judge::{
         Failure, judge_completed, judge_copied, judge_document, judge_done, judge_loss, judge_single_delete,
         judge_status, judge_stored, unix_seconds,
@@ -36,8 +36,8 @@ use super::{
     request::{Place, Request},
     retry::{Again, Budget, Patience},
     wire::{
-        Names, complete_document, delete_document, deleted, fits_into_xml, initiated, list_page, meta_of,
-        parts_page, time_of, uploads_page,
+        Names, complete_document, delete_document, deleted, early_marker, fits_into_xml, initiated,
+        list_page, meta_of, parts_page, time_of, uploads_page,
     },
 };
 use crate::config::StoreConfig;
@@ -99,7 +99,7 @@ impl CosClient {
     /// HEAD Object, without progress for `limit` at most.
     pub(super) async fn head_within(&self, key: &Key, limit: Duration) -> CosResult<ObjectMeta> {
         let request = Request::of_key(Operation::HeadObject, Method::HEAD, key);
-        self.run_within(limit, &request, |answer| {
+        self.run_within(limit, &request, Wants::Whole, |answer| {
             judge_document(&request, &answer, meta_of(&answer.headers, None))
         })
         .await
@@ -111,20 +111,25 @@ impl CosClient {
         request: &Request<'_>,
         judge: impl Fn(Answer) -> Result<T, Failure> + Send + Sync,
     ) -> CosResult<T> {
-        self.run_within(self.timeout, request, judge).await
+        let wants = match request.operation {
+            Operation::GetObject => Wants::Stream,
+            _ => Wants::Whole,
+        };
+        self.run_within(self.timeout, request, wants, judge).await
     }
 
     async fn run_within<T>(
         &self,
         limit: Duration,
         request: &Request<'_>,
+        wants: Wants<'_>,
         judge: impl Fn(Answer) -> Result<T, Failure> + Send + Sync,
     ) -> CosResult<T> {
         let mut patience = Patience::new(limit);
         let (mut in_doubt, mut is_clock_adopted) = (false, false);
         loop {
             let progress = Progress::new();
-            let attempt = self.attempt(request, patience.for_next_attempt(), &progress).await;
+            let attempt = self.attempt(request, wants, patience.for_next_attempt(), &progress).await;
             let Failure { mut error, mut again, asked } = match attempt.and_then(&judge) {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,
@@ -161,14 +166,14 @@ impl CosClient {
     async fn attempt(
         &self,
         request: &Request<'_>,
+        wants: Wants<'_>,
         stall: Duration,
         progress: &Arc<Progress>,
     ) -> Result<Answer, Failure> {
         let clock_ahead = self.clock_ahead.load(Ordering::Relaxed);
         let now = u64::try_from(unix_seconds(SystemTime::now()) + clock_ahead).unwrap_or(0);
         let signed = self.place.sign(request, now).map_err(|why| Failure::lasting(refused(request, why)))?;
-        let wants_stream = request.operation == Operation::GetObject;
-        match exchange(&self.http, signed, wants_stream, stall, progress).await {
+        match exchange(&self.http, signed, wants, stall, progress).await {
             Ok(answer) => judge_status(request, answer, SystemTime::now(), clock_ahead),
             Err(lost) => Err(judge_loss(request, lost)),
         }
@@ -338,6 +343,14 @@ impl ObjectStore for CosClient {
     }
 
     async fn list_objects(&self, wanted: &ListRequest) -> CosResult<ListPage> {
+        self.list_objects_telling(wanted, &|_| {}).await
+    }
+
+    async fn list_objects_telling(
+        &self,
+        wanted: &ListRequest,
+        tell: &(dyn Fn(String) + Send + Sync),
+    ) -> CosResult<ListPage> {
         let request = Request::of_bucket(Operation::ListObjects, Method::GET)
             .parameter("prefix", &wanted.prefix)
             .parameter("delimiter", if wanted.by_directory { "/" } else { "" })
@@ -345,7 +358,15 @@ impl ObjectStore for CosClient {
             .parameter("max-keys", wanted.entries_max.clamp(1, 1000).to_string())
             // Without it, a key that is no XML makes the whole page unreadable.
             .parameter("encoding-type", "url");
-        self.run(&request, |answer| judge_document(&request, &answer, list_page(&answer.body))).await
+        let listener = |beginning: &[u8]| {
+            if let Some(next) = early_marker(beginning) {
+                tell(next);
+            }
+        };
+        self.run_within(self.timeout, &request, Wants::Beginning(&listener), |answer| {
+            judge_document(&request, &answer, list_page(&answer.body))
+        })
+        .await
     }
 
     /// A lost answer leaves an upload behind that nobody knows the ID of: there is nothing in it by which it

@@ -48,7 +48,12 @@ pub enum Fault {
     CutBody(u64),
     /// Its body (of a GET) stops behind so many bytes, and neither goes on nor ends.
     StallBody(u64),
+    /// It (a list) first tells that the next page begins behind this key, as an attempt that broke off may, and comes
+    /// a moment later.
+    Foretell(String),
 }
+
+const FORETOLD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which calls a fault befalls.
 #[derive(Debug, Clone)]
@@ -262,7 +267,9 @@ impl FaultyStore {
             error
         };
         match trouble {
-            None | Some(Trouble::Fault(Fault::CutBody(_) | Fault::StallBody(_))) => effect.await,
+            None | Some(Trouble::Fault(Fault::CutBody(_) | Fault::StallBody(_) | Fault::Foretell(_))) => {
+                effect.await
+            }
             Some(Trouble::Fault(Fault::Fail(reason))) => Err(failure(reason, false)),
             Some(Trouble::Fault(Fault::FailInDoubt(reason))) => Err(failure(reason, true)),
             Some(Trouble::Fault(Fault::LoseAnswer(reason))) => {
@@ -380,6 +387,20 @@ impl ObjectStore for FaultyStore {
 
     async fn list_objects(&self, request: &ListRequest) -> CosResult<ListPage> {
         self.call(Operation::ListObjects, &request.prefix, self.inner.list_objects(request)).await
+    }
+
+    async fn list_objects_telling(
+        &self,
+        request: &ListRequest,
+        tell: &(dyn Fn(String) + Send + Sync),
+    ) -> CosResult<ListPage> {
+        let (trouble, _running) = self.enter(Operation::ListObjects, &request.prefix);
+        if let Some(Trouble::Fault(Fault::Foretell(next))) = &trouble {
+            tell(next.clone());
+            tokio::time::sleep(FORETOLD_PAUSE).await;
+        }
+        let effect = self.inner.list_objects_telling(request, tell);
+        self.suffer(trouble, Operation::ListObjects, &request.prefix, effect).await
     }
 
     async fn initiate_multipart_upload(&self, key: &Key, new: &NewObject) -> CosResult<UploadId> {

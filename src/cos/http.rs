@@ -156,12 +156,28 @@ pub(super) struct Lost {
     pub(super) source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// Sends `request` and reads what comes back; with `wants_stream`, the body of a success is left to be read.
-/// Gives up when nothing has moved for `stall`. `progress` tells afterwards when something last did.
+/// Hears the beginning of a body that is still coming, longer each time.
+pub(super) type Listener<'a> = &'a (dyn Fn(&[u8]) + Send + Sync);
+
+/// What is done with the body of a success.
+#[derive(Clone, Copy)]
+pub(super) enum Wants<'a> {
+    Whole,
+    /// All of it; its first [`BEGINNING_BYTES_MAX`] are shown to a listener as they come.
+    Beginning(Listener<'a>),
+    /// It is left to be read.
+    Stream,
+}
+
+/// Before its entries a list says its prefix, its marker and where the next one begins: 2.5 KB each, escaped.
+const BEGINNING_BYTES_MAX: usize = 16 << 10;
+
+/// Sends `request` and reads what comes back. Gives up when nothing has moved for `stall`. `progress` tells
+/// afterwards when something last did.
 pub(super) async fn exchange(
     client: &Client,
     request: Signed,
-    wants_stream: bool,
+    wants: Wants<'_>,
     stall: Duration,
     progress: &Arc<Progress>,
 ) -> Result<Answer, Lost> {
@@ -184,7 +200,8 @@ pub(super) async fn exchange(
     progress.answered();
     let status = response.status().as_u16();
     let headers = std::mem::take(response.headers_mut());
-    if wants_stream && response.status().is_success() {
+    let is_success = response.status().is_success();
+    if matches!(wants, Wants::Stream) && is_success {
         return Ok(Answer { status, headers, body: Bytes::new(), stream: Some(response) });
     }
     let mut body = BytesMut::new();
@@ -194,7 +211,14 @@ pub(super) async fn exchange(
             Ok(Err(error)) => return Err(lost(false, Some(status), Some(error))),
             Ok(Ok(None)) => break,
             Ok(Ok(Some(chunk))) if body.len() + chunk.len() <= DOCUMENT_BYTES_MAX => {
-                body.extend_from_slice(&chunk)
+                let heard = body.len();
+                body.extend_from_slice(&chunk);
+                if let Wants::Beginning(listener) = wants
+                    && is_success
+                    && heard < BEGINNING_BYTES_MAX
+                {
+                    listener(&body[..body.len().min(BEGINNING_BYTES_MAX)]);
+                }
             }
             Ok(Ok(Some(_))) => return Err(lost(false, Some(status), None)),
         }

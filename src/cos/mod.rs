@@ -104,6 +104,20 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// GET Bucket: one page.
     async fn list_objects(&self, request: &ListRequest) -> CosResult<ListPage>;
 
+    /// GET Bucket: one page. `tell` hears where the next one begins as soon as COS has said so, before the entries have
+    /// come. It is a forecast: what comes may break off, and a second attempt may find another page.
+    async fn list_objects_telling(
+        &self,
+        request: &ListRequest,
+        tell: &(dyn Fn(String) + Send + Sync),
+    ) -> CosResult<ListPage> {
+        let page = self.list_objects(request).await?;
+        if let Some(next) = &page.next_marker {
+            tell(next.clone());
+        }
+        Ok(page)
+    }
+
     /// Initiate Multipart Upload.
     async fn initiate_multipart_upload(&self, key: &Key, new: &NewObject) -> CosResult<UploadId>;
 

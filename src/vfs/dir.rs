@@ -1,7 +1,8 @@
 //! Directories, read: pages of a list as they come, own recent changes laid over each.
 //!
 //! A handle begins with the listing that is remembered, if it is fresh, and asks for the pages behind it one
-//! by one; the next one is on its way while the kernel consumes this one. A listing that was read to its end
+//! by one; the next one is on its way while the kernel consumes this one, and is asked for as soon as it is known
+//! where it begins, which COS says before the names of this one. A listing that was read to its end
 //! is remembered, if there is room; else only the current page stays, with the markers of those before, so
 //! that a directory of a million names costs no more than a page.
 //!
@@ -24,7 +25,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use tokio::{
-    sync::Mutex as AsyncMutex,
+    sync::{Mutex as AsyncMutex, watch},
     task::{AbortHandle, JoinHandle},
 };
 
@@ -74,12 +75,32 @@ struct Step {
     later: Arc<[(String, Facts)]>,
 }
 
-/// The next page, on its way.
+/// A page on its way.
 #[derive(Debug)]
 struct Ahead {
     step: usize,
+    /// Behind which key it begins; as the page before has foretold, so that it may be another one than is wanted.
+    marker: String,
+    /// Where the next one begins, as soon as that is known.
+    next: watch::Receiver<Option<String>>,
     task: JoinHandle<VfsResult<Page>>,
     abort: AbortHandle,
+}
+
+impl Ahead {
+    fn begin(shared: &Arc<Shared>, directory: &str, step: usize, marker: String) -> Self {
+        let (told, next) = watch::channel(None);
+        let (shared_too, directory, from) = (shared.clone(), directory.to_owned(), marker.clone());
+        let task = shared.runtime.spawn(async move {
+            let tell = |next| drop(told.send_replace(Some(next)));
+            shared_too.list_page_telling(&directory, &from, &tell).await
+        });
+        Self { step, marker, next, abort: task.abort_handle(), task }
+    }
+
+    fn is(&self, step: usize, marker: &str) -> bool {
+        self.step == step && self.marker == marker
+    }
 }
 
 impl Drop for Ahead {
@@ -324,13 +345,7 @@ impl Cursor {
         let Some(step) = self.steps.get(number) else { return Ok(None) };
         if step.page.is_none() {
             let marker = step.marker.clone();
-            let page = match self.ahead.take() {
-                Some(mut ahead) if ahead.step == number => match (&mut ahead.task).await {
-                    Ok(page) => page?,
-                    Err(_stopped) => return Err(VfsError::Stopping),
-                },
-                _ => shared.list_page(directory, &marker).await?,
-            };
+            let page = self.fetch(shared, directory, number, marker).await?;
             self.put(directory, number, Arc::new(page), shared);
         }
         self.look_ahead(shared, directory, number + 1);
@@ -342,6 +357,32 @@ impl Cursor {
             self.steps[number].lay_over(shared, directory, &before);
         }
         Ok(Some(self.steps[number].clone()))
+    }
+
+    /// The page behind `marker`; asks for the one behind it as soon as that can be done.
+    async fn fetch(
+        &mut self,
+        shared: &Arc<Shared>,
+        directory: &str,
+        number: usize,
+        marker: String,
+    ) -> VfsResult<Page> {
+        let mut coming = match self.ahead.take() {
+            Some(ahead) if ahead.is(number, &marker) => ahead,
+            _ => Ahead::begin(shared, directory, number, marker),
+        };
+        let mut asks = self.steps.get(number + 1).is_none_or(|step| step.page.is_none());
+        loop {
+            tokio::select! {
+                biased;
+                page = &mut coming.task => return page.map_err(|_stopped| VfsError::Stopping)?,
+                Ok(next) = coming.next.wait_for(Option::is_some), if asks => {
+                    let begin = |next| Ahead::begin(shared, directory, number + 1, next);
+                    self.ahead = next.clone().map(begin);
+                    asks = false;
+                }
+            }
+        }
     }
 
     fn put(&mut self, directory: &str, number: usize, page: Arc<Page>, shared: &Shared) {
@@ -380,12 +421,9 @@ impl Cursor {
 
     fn look_ahead(&mut self, shared: &Arc<Shared>, directory: &str, number: usize) {
         let Some(step) = self.steps.get(number).filter(|step| step.page.is_none()) else { return };
-        if self.ahead.as_ref().is_some_and(|ahead| ahead.step == number) {
-            return;
+        if !self.ahead.as_ref().is_some_and(|ahead| ahead.is(number, &step.marker)) {
+            self.ahead = Some(Ahead::begin(shared, directory, number, step.marker.clone()));
         }
-        let (shared_too, directory, marker) = (shared.clone(), directory.to_owned(), step.marker.clone());
-        let task = shared.runtime.spawn(async move { shared_too.list_page(&directory, &marker).await });
-        self.ahead = Some(Ahead { step: number, abort: task.abort_handle(), task });
     }
 }
 

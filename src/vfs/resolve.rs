@@ -347,6 +347,16 @@ impl Shared {
     /// # Errors
     /// What the store answered.
     pub(super) async fn list_page(&self, directory: &str, marker: &str) -> VfsResult<Page> {
+        self.list_page_telling(directory, marker, &|_| {}).await
+    }
+
+    /// The same; `tell` hears where the next page begins, before this one is there if COS tells so early.
+    pub(super) async fn list_page_telling(
+        &self,
+        directory: &str,
+        marker: &str,
+        tell: &(dyn Fn(String) + Send + Sync),
+    ) -> VfsResult<Page> {
         let request = ListRequest {
             prefix: directory.to_owned(),
             by_directory: true,
@@ -354,7 +364,8 @@ impl Shared {
             entries_max: PAGE_NAMES_MAX,
         };
         let asked = Instant::now();
-        let list = self.store.list_objects(&request).await.map_err(|e| VfsError::from_cos(e, directory))?;
+        let list = self.store.list_objects_telling(&request, tell).await;
+        let list = list.map_err(|error| VfsError::from_cos(error, directory))?;
         Ok(Page::new(&list, directory, &self.names, asked))
     }
 

@@ -24,8 +24,8 @@ pub(super) use headers::{
     Names, content_range, crc64_of, encoded_metadata, etag_of, meta_of, text_of, time_of,
 };
 pub(super) use xml::{
-    ErrorDocument, complete_document, completed, copied, delete_document, deleted, error_document,
-    fits_into_xml, initiated, list_page, parts_page, uploads_page,
+    ErrorDocument, complete_document, completed, copied, delete_document, deleted, early_marker,
+    error_document, fits_into_xml, initiated, list_page, parts_page, uploads_page,
 };
 
 /// Why an answer cannot be understood, in words for the log.

@@ -88,6 +88,16 @@ pub(in crate::cos) fn list_page(body: &[u8]) -> Read<ListPage> {
     Ok(ListPage { objects, prefixes, next_marker })
 }
 
+/// Where the next page begins, as far as the beginning of a list tells: COS says so before the first entry. `None`
+/// where it does not, or has not got so far.
+pub(in crate::cos) fn early_marker(beginning: &[u8]) -> Option<String> {
+    let entry =
+        beginning.windows(ENTRY_BYTES).position(|text| text == b"<Contents" || text == b"<CommonPr")?;
+    list_page(&[&beginning[..entry], b"</ListBucketResult>"].concat()).ok()?.next_marker
+}
+
+const ENTRY_BYTES: usize = b"<Contents".len();
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Group {
@@ -389,6 +399,17 @@ mod tests {
         );
         let whole = list_page(LIST.replace("true", "false").as_bytes()).unwrap();
         assert_eq!(whole.next_marker, None);
+        let at = LIST.find("<CommonPrefixes>").unwrap();
+        let early = |bytes: usize| early_marker(&LIST.as_bytes()[..bytes]);
+        assert!((0..at).all(|bytes| early(bytes).is_none()));
+        assert_eq!((early(at + 9), early(LIST.len())), (page.next_marker.clone(), page.next_marker.clone()));
+        let others = [LIST.replace("true", "false"), LIST.replace("ListBucketResult", "Error")];
+        assert!(others.iter().all(|text| early_marker(text.as_bytes()).is_none()));
+        let (entries, end) = (&LIST[at..LIST.len() - "</ListBucketResult>".len()], "</ListBucketResult>");
+        let marker = &LIST[LIST.find("<NextMarker>").unwrap()..at];
+        let last = format!("{}{entries}{marker}{end}", LIST[..at].replace(marker, ""));
+        assert_eq!(early_marker(last.as_bytes()), None);
+        assert_eq!(list_page(last.as_bytes()).unwrap(), page);
         let plain = list_page(LIST.replace("<EncodingType>url</EncodingType>", "").as_bytes()).unwrap();
         assert_eq!(plain.objects[0].key, "a+b%09.jpg");
         let mixed =
