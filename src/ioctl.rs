@@ -1,4 +1,5 @@
-//! The words between the FTP front and the mount: arm, prepare, commit, rename, and what is held of a broken upload.
+//! The words between the FTP front and the mount: arm, prepare, commit, rename, what is held of a broken upload, and what
+//! is about to be listed.
 //!
 //! The front speaks them with ioctl(2) on descriptors of the mount; the kernel hands them to the mount as
 //! FUSE_IOCTL with the open handle, and without any inode lock, so that a slow commit holds up nobody
@@ -32,21 +33,23 @@ pub enum Word {
     Rename,
     Held,
     GoOn,
+    Ahead,
 }
 
-/// Bytes that HELD carries: a flag, a length, a path.
+/// Bytes that HELD and AHEAD carry: a flag, a length, a path.
 pub const HELD_WORD_BYTES: usize = 8 + RENAME_PATH_BYTES_MAX;
 /// Bytes that ARM, PREPARE, COMMIT and GO_ON carry each way (the kernel passes 12 at least).
 pub const HANDLE_WORD_BYTES: usize = 16;
 /// Bytes that RENAME carries: flags, two lengths, two paths.
 pub const RENAME_WORD_BYTES: usize = 8 + 2 * RENAME_PATH_BYTES_MAX;
-/// Longest path of a RENAME or HELD, relative to the root of the mount: above the longest key.
+/// Longest path of a RENAME, HELD or AHEAD, relative to the root of the mount: above the longest key.
 pub const RENAME_PATH_BYTES_MAX: usize = 1024;
 
 const NO_REPLACE: u32 = 1;
 
 impl Word {
-    const ALL: [Self; 6] = [Self::Arm, Self::Prepare, Self::Commit, Self::Rename, Self::Held, Self::GoOn];
+    const ALL: [Self; 7] =
+        [Self::Arm, Self::Prepare, Self::Commit, Self::Rename, Self::Held, Self::GoOn, Self::Ahead];
 
     /// The request number of ioctl(2).
     pub const fn number(self) -> u32 {
@@ -61,6 +64,7 @@ impl Word {
             Self::Rename => (4, RENAME_WORD_BYTES as u32),
             Self::Held => (5, HELD_WORD_BYTES as u32),
             Self::GoOn => (6, HANDLE_WORD_BYTES as u32),
+            Self::Ahead => (7, HELD_WORD_BYTES as u32),
         };
         // _IOC(READ | WRITE, 'C', number, bytes) of <asm-generic/ioctl.h>.
         (3 << 30) | (bytes << 16) | ((b'C' as u32) << 8) | number
@@ -137,7 +141,7 @@ impl<'a> RenameWord<'a> {
     }
 }
 
-/// What HELD says: a path, as in RENAME.
+/// What HELD and AHEAD say: a path, as in RENAME.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldWord<'a> {
     pub path: &'a OsStr,
@@ -250,6 +254,16 @@ pub fn held(root: impl AsFd, path: &OsStr, to_go_on: bool) -> io::Result<Option<
 pub fn drop_held(root: impl AsFd, path: &OsStr) -> io::Result<()> {
     let mut data = HeldWord { path, wish: HeldWish::Drop }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
     speak::<{ Word::Held.number() }, _>(root, &mut data)
+}
+
+/// Tells that a directory below the root of a mount is about to be listed. Does not wait.
+///
+/// # Errors
+/// ENOTTY where the descriptor is not of a cosgate mount; nothing depends on the word.
+pub fn ahead(root: impl AsFd, path: &OsStr) -> io::Result<()> {
+    let word = HeldWord { path, wish: HeldWish::Know };
+    let mut data = word.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
+    speak::<{ Word::Ahead.number() }, _>(root, &mut data)
 }
 
 /// Goes on with the `bytes` that are held of this file, armed and new: what is written follows them, from that

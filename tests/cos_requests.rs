@@ -9,7 +9,7 @@ mod stub_http;
 mod tls;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,6 +22,7 @@ use cosgate::{
     },
 };
 use futures_util::TryStreamExt;
+use parking_lot::Mutex;
 use stub_http::{Seen, Step, Stub, answer, bare_answer, error};
 use tls::{Handshake, TlsServer};
 use tokio::sync::watch;
@@ -294,13 +295,13 @@ async fn the_next_page_is_told_of_before_this_one_is_there() {
     let (mut begun, whole) = (page_of("a", "b%20c"), page_of("a", "b"));
     begun.truncate(begun.len() - 100);
     let told = Mutex::new(Vec::new());
-    let tell = |next| told.lock().unwrap().push(next);
+    let tell = |next| told.lock().push(next);
     let (stub, client) = start([Step::AnswerAndClose(begun.clone()), Step::Answer(whole)]).await;
     let request = ListRequest::default();
     let page = client.list_objects_telling(&request, &tell).await.unwrap();
     // What broke off is no page, and another attempt may find another one.
     assert_eq!((page.next_marker.as_deref(), page.objects.len()), (Some("b"), 1));
-    assert_eq!((stub.seen().len(), told.lock().unwrap().join("|").as_str()), (2, "b c|b"));
+    assert_eq!((stub.seen().len(), told.lock().join("|").as_str()), (2, "b c|b"));
 
     let (_stub, client) =
         start([Step::Drip(vec![(Duration::ZERO, begun), (Duration::from_secs(3600), Vec::new())])]).await;

@@ -91,6 +91,13 @@ const ROWS: &[Row] = &[
         let lines = String::from_utf8(stage.fetch("LIST /DIR", dir)).expect("names in ASCII");
         assert_eq!(lines.lines().count(), 2500);
     } },
+    Row { label: "LIST of 2,500 names, nothing known of the two directories above", names: 3, known: false, deed: |stage, dir| {
+        let wanted = json!({ "bucket": BUCKET, "prefix": format!("{dir}/a/b/"), "count": 2500 });
+        stage.emulator.admin("POST", "/fill", &wanted.to_string());
+        stage.emulator.forget_requests();
+        let lines = String::from_utf8(stage.fetch("LIST /DIR/a/b", dir)).expect("names in ASCII");
+        assert_eq!(lines.lines().count(), 2500);
+    } },
     Row { label: "SIZE or MDTM of a known name", names: 3, known: true, deed: |stage, dir| {
         stage.ask(&format!("SIZE /DIR/{FIRST}"), dir, 213);
         stage.ask(&format!("MDTM /DIR/{FIRST}"), dir, 213);

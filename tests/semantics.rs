@@ -1170,6 +1170,59 @@ async fn the_next_page_is_not_kept_waiting() {
     assert_eq!(tree.store.calls(Operation::ListObjects), 5);
 }
 
+/// > LIST, NLST and MLSD over FTP of a path that is not known ask for all directories on it at once.
+#[tokio::test]
+async fn a_path_is_listed_at_once() {
+    let patience = Duration::from_secs(30);
+    let tree = Tree::new(&Plan { attr_ttl: Duration::from_secs(60), ..Plan::default() });
+    for number in 0..2500 {
+        tree.memory.insert(&format!("a/b/c/{number:05}"), "1");
+    }
+    tree.memory.insert("a/file", "1");
+    let ahead = |path: &str| tree.vfs().list_ahead(OsStr::new(path), FRONT);
+    let lists = || tree.store.calls(Operation::ListObjects);
+    let all = Rule::on(Operation::ListObjects).always();
+    let gate = tree.store.block(all);
+    ahead("a/b/c").unwrap();
+    tokio::time::timeout(patience, gate.reached_by(4)).await.expect("all four at once");
+    tree.store.heal();
+    gate.release();
+    assert_eq!(list(tree.vfs(), "a/b/c").await.unwrap().len(), 2500);
+    // The root, a, b, and three pages: as many as without.
+    assert_eq!(lists(), 6);
+    // What is known needs no request, and what is not there, or is no directory, is not listed.
+    for path in ["a/b/c", "a/b", "", "a/file", "a/file/x", "gone/x/y", "a//b", "../x", ".cosgate/x"] {
+        ahead(path).unwrap();
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lists(), 6);
+    let stranger = Caller { uid: 4711, gid: 4711, process: None };
+    let told = tree.vfs().list_ahead(OsStr::new("a"), stranger);
+    assert!(matches!(told, Err(VfsError::NotTheFront)), "{told:?}");
+}
+
+/// Where nothing is remembered nothing is asked for beforehand, and of a long path no more than a few directories.
+#[tokio::test]
+async fn listing_ahead_has_bounds() {
+    let tree = Tree::new(&Plan { attr_ttl: Duration::ZERO, ..Plan::default() });
+    tree.vfs().list_ahead(OsStr::new("a/b"), FRONT).unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(tree.store.calls(Operation::ListObjects), 0);
+    let tree = Tree::new(&Plan::default());
+    let gate = tree.store.block(Rule::on(Operation::ListObjects).always());
+    tree.vfs().list_ahead(OsStr::new(&"x/".repeat(300)), FRONT).unwrap();
+    tokio::time::timeout(Duration::from_secs(30), gate.reached_by(8)).await.expect("they are asked for");
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(tree.store.calls(Operation::ListObjects), 8);
+    gate.release();
+}
+
 /// Names of a list that is too large to be kept are looked up while it is read.
 #[tokio::test]
 async fn a_page_that_is_listed_answers_for_its_names() {

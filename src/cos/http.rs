@@ -218,6 +218,8 @@ pub(super) async fn exchange(
                     && heard < BEGINNING_BYTES_MAX
                 {
                     listener(&body[..body.len().min(BEGINNING_BYTES_MAX)]);
+                    // Whoever was told something goes first: to read the rest takes its time.
+                    tokio::task::yield_now().await;
                 }
             }
             Ok(Ok(Some(_))) => return Err(lost(false, Some(status), None)),

@@ -28,7 +28,7 @@ pub(super) struct Page {
 pub(super) fn page(objects: &BTreeMap<KeyBytes, Arc<Object>>, query: Query<'_>) -> Page {
     let mut page = Page::default();
     let (prefix, delimiter) = (query.prefix.as_bytes(), query.delimiter.as_bytes());
-    let mut from = if query.marker.as_bytes() >= prefix {
+    let from = if query.marker.as_bytes() >= prefix {
         let group = group_of(query.marker.as_bytes(), prefix, delimiter);
         match group {
             // A marker that is a group stands for all that is in it.
@@ -38,26 +38,26 @@ pub(super) fn page(objects: &BTreeMap<KeyBytes, Arc<Object>>, query: Query<'_>) 
     } else {
         Bound::Included(prefix.to_vec())
     };
-    let mut last = Vec::new();
     if query.entries_max == 0 {
         return page;
     }
-    while let Some((key, object)) = objects.range::<[u8], _>((borrowed(&from), Bound::Unbounded)).next() {
+    let behind_of = |from: &Bound<Vec<u8>>| objects.range::<[u8], _>((borrowed(from), Bound::Unbounded));
+    let (mut rest, mut last) = (behind_of(&from), prefix);
+    while let Some((key, object)) = rest.next() {
         if !key.starts_with(prefix) {
             return page;
         }
         if page.objects.len() + page.groups.len() == query.entries_max {
-            page.next_marker = Some(text(&last));
+            page.next_marker = Some(text(last));
             return page;
         }
         if let Some(group) = group_of(key, prefix, delimiter) {
             page.groups.push(text(group));
-            last = group.to_vec();
-            from = Bound::Included(behind(group));
+            last = group;
+            rest = behind_of(&Bound::Included(behind(group)));
         } else {
             page.objects.push((text(key), Arc::clone(object)));
-            last = key.to_vec();
-            from = Bound::Excluded(last.clone());
+            last = key;
         }
     }
     page

@@ -21,7 +21,7 @@ use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags},
     io::Errno,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use unftp_sbe_fs::Filesystem;
 
 use super::{path::ClientPath, resume::Outdated};
@@ -315,6 +315,15 @@ impl Root {
     /// A directory to be listed.
     pub(super) fn open_directory(&self, path: &ClientPath) -> io::Result<OwnedFd> {
         self.open_beneath(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+    }
+
+    /// Tells the mount that a directory is about to be listed. Nothing depends on it.
+    pub(super) fn will_list(&self, path: &ClientPath) {
+        if self.ground == Ground::Mount
+            && let Err(error) = ioctl::ahead(self.mount_root(), self.in_mount(path).as_os_str())
+        {
+            debug!(%error, "the mount was not told what will be listed");
+        }
     }
 
     /// What a path leads to, links within the root followed.

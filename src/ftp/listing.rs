@@ -97,6 +97,11 @@ impl Lister {
             told: 0,
             cut: false,
         };
+        // A pattern may be the name of a directory, too, but rarely is.
+        match Pattern::new(request.path.file_name()) {
+            Some(_) => root.will_list(&request.path.parent()),
+            None => root.will_list(&request.path),
+        }
         let directory = |file: OwnedFd| Ok::<_, io::Error>(Source::Directory(Dir::new(file)?));
         match root.open_directory(&request.path) {
             Ok(file) => Ok(lister(directory(file)?, &prefix_of(&request.written, true), None)),

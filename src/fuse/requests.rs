@@ -535,6 +535,15 @@ impl Filesystem for FuseAdapter {
                     self.perform("what is held", ino, work, held(reply));
                 }
             }
+            Some(Word::Ahead) => {
+                let Some(HeldWord { path, .. }) =
+                    HeldWord::decode(data).filter(|_| inode(ino) == InodeNo(fuser::INodeNo::ROOT.0))
+                else {
+                    return reply.error(Errno::EINVAL);
+                };
+                let path = path.to_owned();
+                self.ask("list ahead", ino, async move { vfs.list_ahead(&path, caller) }, word(reply));
+            }
             Some(Word::GoOn) => {
                 let Some(CommitWord { bytes }) = CommitWord::decode(data) else {
                     return reply.error(Errno::EINVAL);

@@ -83,7 +83,7 @@ struct Ahead {
     marker: String,
     /// Where the next one begins, as soon as that is known.
     next: watch::Receiver<Option<String>>,
-    task: JoinHandle<VfsResult<Page>>,
+    task: JoinHandle<VfsResult<Arc<Page>>>,
     abort: AbortHandle,
 }
 
@@ -93,7 +93,14 @@ impl Ahead {
         let (shared_too, directory, from) = (shared.clone(), directory.to_owned(), marker.clone());
         let task = shared.runtime.spawn(async move {
             let tell = |next| drop(told.send_replace(Some(next)));
-            shared_too.list_page_telling(&directory, &from, &tell).await
+            if from.is_empty() && !shared_too.attr_ttl.is_zero() {
+                // Somebody may just be asking for it.
+                let listing = shared_too.first_pages(&directory, &tell).await?;
+                if let Some(page) = listing.pages.first() {
+                    return Ok(page.clone());
+                }
+            }
+            shared_too.list_page_telling(&directory, &from, &tell).await.map(Arc::new)
         });
         Self { step, marker, next, abort: task.abort_handle(), task }
     }
@@ -346,7 +353,7 @@ impl Cursor {
         if step.page.is_none() {
             let marker = step.marker.clone();
             let page = self.fetch(shared, directory, number, marker).await?;
-            self.put(directory, number, Arc::new(page), shared);
+            self.put(directory, number, page, shared);
         }
         self.look_ahead(shared, directory, number + 1);
         if self.steps[number].own.is_none() {
@@ -366,7 +373,7 @@ impl Cursor {
         directory: &str,
         number: usize,
         marker: String,
-    ) -> VfsResult<Page> {
+    ) -> VfsResult<Arc<Page>> {
         let mut coming = match self.ahead.take() {
             Some(ahead) if ahead.is(number, &marker) => ahead,
             _ => Ahead::begin(shared, directory, number, marker),
@@ -392,6 +399,7 @@ impl Cursor {
             self.steps.push(Step::behind(next.clone()));
         }
         let is_last = page.next_marker.is_none();
+        self.asked = self.asked.min(page.asked);
         // Names of a page may be looked up before the whole list is there, or where it is too large to be kept.
         let from = &self.steps[number].marker;
         let from = from.strip_prefix(directory).unwrap_or("");

@@ -282,6 +282,12 @@ impl Vfs {
         resume::held(self, path, to_go_on).await
     }
 
+    /// A directory is about to be listed: a path below the root. Asks for all that leads there at once. Does not wait.
+    pub fn list_ahead(&self, path: &OsStr, caller: Caller) -> VfsResult<()> {
+        self.shared.is_front(caller)?;
+        resolve::list_ahead(self, path)
+    }
+
     /// Aborts what is held of such a name.
     pub async fn drop_held(&self, path: &OsStr, caller: Caller) -> VfsResult<()> {
         self.shared.is_front(caller)?;

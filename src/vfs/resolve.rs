@@ -18,7 +18,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use super::{
     Attributes, Entry, HandleNo, InodeNo, Vfs, VfsError, VfsResult,
@@ -35,6 +35,9 @@ use crate::cos::{Key, ListRequest, Reason};
 
 /// Names on a page of a list (*GET Bucket (List Objects)*).
 pub(super) const PAGE_NAMES_MAX: u16 = 1000;
+
+/// Directories that are listed at once for who is about to list the last of them.
+const AHEAD_MAX: usize = 8;
 
 /// What a name leads to.
 #[derive(Debug, Clone)]
@@ -63,16 +66,23 @@ pub(super) fn standing(target: Option<&Target>) -> Standing {
 
 /// Who lists which directory right now.
 #[derive(Debug, Default)]
-pub(super) struct Flights(Mutex<HashMap<String, Weak<AsyncMutex<()>>>>);
+pub(super) struct Flights(Mutex<HashMap<String, Weak<Flight>>>);
+
+#[derive(Debug, Default)]
+struct Flight {
+    turn: AsyncMutex<()>,
+    /// Where the page behind the one that is asked for begins, as soon as that is known.
+    next: watch::Sender<Option<String>>,
+}
 
 impl Flights {
-    fn of(&self, directory: &str) -> Arc<AsyncMutex<()>> {
+    fn of(&self, directory: &str) -> Arc<Flight> {
         let mut flights = self.0.lock();
         if let Some(flight) = flights.get(directory).and_then(Weak::upgrade) {
             return flight;
         }
         flights.retain(|_, flight| flight.strong_count() > 0);
-        let flight = Arc::new(AsyncMutex::new(()));
+        let flight = Arc::new(Flight::default());
         flights.insert(directory.to_owned(), Arc::downgrade(&flight));
         flight
     }
@@ -108,6 +118,45 @@ pub(super) async fn getattr(vfs: &Vfs, inode: InodeNo, handle: Option<HandleNo>)
         None => None,
     };
     Ok(shared.attributes(inode, &known, kept.as_deref()))
+}
+
+/// Lists all directories on the way to one that is about to be listed, and the first page of that one, all at once:
+/// whoever walks there then waits for the answers, and not for one behind the other. Nothing is asked for that walking
+/// and listing would not ask for, as long as a directory is there.
+pub(super) fn list_ahead(vfs: &Vfs, path: &OsStr) -> VfsResult<()> {
+    vfs.policy.may_read()?;
+    let shared = &vfs.shared;
+    let (mut directory, mut wanted) = (shared.names.root().to_owned(), Vec::new());
+    let pieces = path.to_str().unwrap_or_default().split('/').filter(|piece| !piece.is_empty());
+    for piece in pieces {
+        let is_name = component(OsStr::new(piece)).is_ok() && shared.names.key(&directory, piece).is_ok();
+        if !is_name {
+            return Ok(());
+        }
+        match shared.remembered(&directory, piece) {
+            Some(Some((facts, _))) if facts.is_directory() => {}
+            // The way ends here.
+            Some(_) => return Ok(()),
+            // A name in a large one is looked for by itself.
+            None if shared.listings.lock().is_large(&directory, Instant::now()) => {}
+            None => wanted.push(directory.clone()),
+        }
+        directory = format!("{directory}{piece}/");
+    }
+    // What was just asked for must count as known, or it would be asked for again.
+    if wanted.is_empty() || shared.attr_ttl.is_zero() {
+        return Ok(());
+    }
+    wanted.push(directory);
+    for directory in wanted.into_iter().take(AHEAD_MAX) {
+        let shared_too = shared.clone();
+        shared.runtime.spawn(async move {
+            if let Err(error) = shared_too.first_pages(&directory, &|_| {}).await {
+                tracing::debug!(%error, directory, "could not be listed ahead");
+            }
+        });
+    }
+    Ok(())
 }
 
 /// The marker behind which the names of a directory stand that come after `name`; empty = from the start.
@@ -204,22 +253,15 @@ impl Shared {
         if let Some(answer) = self.remembered(directory, name) {
             return Ok(answer);
         }
-        let flight = self.flights.of(directory);
         if !self.listings.lock().is_large(directory, Instant::now()) {
-            let _first = flight.lock().await;
-            if let Some(answer) = self.remembered(directory, name) {
-                return Ok(answer);
-            }
-            let asked = Instant::now();
-            let page = self.list_page(directory, "").await?;
-            let listing = Arc::new(Listing { pages: vec![Arc::new(page)], asked });
-            self.listings.lock().keep(directory, listing.clone(), asked);
+            let listing = self.first_pages(directory, &|_| {}).await?;
             if let Some(answer) = self.by_listing(directory, name, &listing) {
                 return Ok(answer);
             }
         }
+        let flight = self.flights.of(directory);
         if !self.attr_ttl.is_zero() && self.listings.lock().is_walked(directory, name, Instant::now()) {
-            let _first = flight.lock().await;
+            let _first = flight.turn.lock().await;
             if let Some(answer) = self.remembered(directory, name) {
                 return Ok(answer);
             }
@@ -237,7 +279,7 @@ impl Shared {
     async fn look(&self, directory: &str, name: &str) -> VfsResult<Option<(Facts, Instant)>> {
         let key = self.names.key(directory, name)?;
         let flight = self.flights.of(key.as_str());
-        let _first = flight.lock().await;
+        let _first = flight.turn.lock().await;
         if let Some(answer) = self.remembered(directory, name) {
             return Ok(answer);
         }
@@ -340,6 +382,43 @@ impl Shared {
             None => object,
         };
         Some(facts.map(|facts| (facts, listing.asked)))
+    }
+
+    /// The first page of a directory's list at least: what is remembered and fresh, or what is asked for now, by one for
+    /// all that wait. `tell` hears where the next page begins, as in [`Self::list_page_telling`].
+    ///
+    /// # Errors
+    /// What the store answered.
+    pub(super) async fn first_pages(
+        &self,
+        directory: &str,
+        tell: &(dyn Fn(String) + Send + Sync),
+    ) -> VfsResult<Arc<Listing>> {
+        let flight = self.flights.of(directory);
+        let mut next = flight.next.subscribe();
+        let mut is_told = false;
+        let _first = loop {
+            tokio::select! {
+                biased;
+                first = flight.turn.lock() => break first,
+                Ok(next) = next.wait_for(Option::is_some), if !is_told => {
+                    next.iter().cloned().for_each(tell);
+                    is_told = true;
+                }
+            }
+        };
+        let asked = Instant::now();
+        if let Some(listing) = self.listings.lock().fresh(directory, asked, self.attr_ttl) {
+            return Ok(listing);
+        }
+        let tell_all = |marker: String| {
+            flight.next.send_replace(Some(marker.clone()));
+            tell(marker);
+        };
+        let page = self.list_page_telling(directory, "", &tell_all).await?;
+        let listing = Arc::new(Listing { pages: vec![Arc::new(page)], asked });
+        self.listings.lock().keep(directory, listing.clone(), asked);
+        Ok(listing)
     }
 
     /// One page of a directory's list, behind `marker` (a key; empty = from the start).
