@@ -27,8 +27,8 @@ use super::{
     transfer::{Announcer, Broken, Complete, Means, Meter, Opened, Order, Outcome, Work, interrupted},
 };
 
-/// Bytes of lines that one blocking step makes.
-const LISTING_CHUNK_BYTES: usize = 128 * 1024;
+/// Bytes of lines that one blocking step makes: a thousand clients that list and do not read hold no more than 32 MiB.
+const LISTING_CHUNK_BYTES: usize = 32 * 1024;
 
 /// What every step of it needs.
 struct Tools {
