@@ -198,9 +198,9 @@ class Bench:
             return False
         return True
 
-    def measure(self, contenders):
-        """Figures by wire, work and contender: a list, one for each round."""
-        results = {}
+    def measure(self, contenders, results, keep):
+        """Adds figures to `results` by wire, work and contender: a list, one for each round. What is there already is not measured again.
+        `keep` is called behind each work."""
         for wire in self.wires:
             self.wire = WIRES[wire]
             for work in self.works:
@@ -210,13 +210,13 @@ class Bench:
                     turned = contenders[number % len(contenders) :] + contenders[: number % len(contenders)]
                     for contender in turned:
                         self.turn(Turn(self, contender, work, number), cells, wire)
-        return results
+                keep()
 
     def turn(self, turn, cells, wire):
         mine = cells.setdefault(turn.contender.name, [])
         # What has no store is the same on every wire; what failed once is not tried again.
         is_idle = turn.on_wire and not turn.contender.has_store
-        if is_idle or any("failed" in figures for figures in mine):
+        if is_idle or len(mine) > turn.round or any("failed" in figures for figures in mine):
             return
         try:
             figures = turn.work.do(turn)

@@ -210,7 +210,8 @@ class RcloneMount(Mounted):
     def mount_words(self):
         return [RCLONE, "--config", _rclone_config(self), "mount", f"store:{BUCKET}", self.point, "--allow-other",
                 "--umask", "000", "--uid", self.guest.pw_uid, "--gid", self.guest.pw_gid, "--vfs-cache-mode", "writes",
-                "--cache-dir", self.dir / "cache"], None
+                # Or the disk fills: what is stored stays there for an hour otherwise.
+                "--cache-dir", self.dir / "cache", "--vfs-cache-max-age", "5s", "--vfs-cache-poll-interval", "5s"], None
 
 
 class RcloneFtp(Contender):
