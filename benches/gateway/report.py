@@ -41,9 +41,8 @@ def _versions():
 
 
 class Report:
-    def __init__(self, results, contenders, works, scale, rounds, seconds):
-        self.results, self.contenders, self.works = results, contenders, works
-        self.scale, self.rounds, self.seconds = scale, rounds, seconds
+    def __init__(self, results, contenders, works, scale):
+        self.results, self.contenders, self.works, self.scale = results, contenders, works, scale
 
     # ---- figures
 
@@ -180,14 +179,21 @@ class Report:
             lines += [f"{WIRE_TITLES[wire]}:", "", *self._table(wire), ""]
         return "\n".join(lines)
 
+    def _rounds(self):
+        """How many there were: of a run that was cut short, not the same for each work."""
+        counts = {len(cell) for wire in self.results for work in self.results[wire] if (cell := self.cell(wire, work, OURS))}
+        if len(counts) == 1:
+            return f"{min(counts)} round{'s' if counts != {1} else ''}"
+        return f"{min(counts)} to {max(counts)} rounds"
+
     def _how(self, plot):
         scale = self.scale
         mib = 1 << 20
         today = datetime.date.today().isoformat()
         return [
             f"![Throughput]({plot.name})", "",
-            f"Made on {today} by `benches/gateway/run` in {self.seconds / 60:.0f} minutes on {os.cpu_count()} cores, {platform.system()} "
-            f"{platform.release()}: medians of {self.rounds} round{'s' if self.rounds != 1 else ''}, in each of which every contender did "
+            f"Made on {today} by `benches/gateway/run` on {os.cpu_count()} cores, {platform.system()} "
+            f"{platform.release()}: medians of {self._rounds()}, in each of which every contender did "
             f"the work once, in turns. Client, gateway and store share the machine, so absolute figures say little beyond it; "
             "ratios are to cosgate (in brackets: the contender's figure divided by ours).", "",
             f"The store is `cosgate emulator --fast-etag`, in memory, asked by all: cosgate in COS's dialect, the others as S3 "
