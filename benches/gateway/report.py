@@ -179,6 +179,11 @@ class Report:
             lines += [f"{WIRE_TITLES[wire]}:", "", *self._table(wire), ""]
         return "\n".join(lines)
 
+    def _gaps(self):
+        """What a run that was cut short did not come to."""
+        missing = [f"{work.name} ({wire})" for wire in self.results for work in self.works if not self.cell(wire, work.name, OURS)]
+        return [f"The run was ended before: {', '.join(missing)}."] if missing else []
+
     def _rounds(self):
         """How many there were: of a run that was cut short, not the same for each work."""
         counts = {len(cell) for wire in self.results for work in self.results[wire] if (cell := self.cell(wire, work, OURS))}
@@ -193,7 +198,7 @@ class Report:
         return [
             f"![Throughput]({plot.name})", "",
             f"Made on {today} by `benches/gateway/run` on {os.cpu_count()} cores, {platform.system()} "
-            f"{platform.release()}: medians of {self._rounds()}, in each of which every contender did "
+            f"{platform.release().split('-')[0]}: medians of {self._rounds()}, in each of which every contender did "
             f"the work once, in turns. Client, gateway and store share the machine, so absolute figures say little beyond it; "
             "ratios are to cosgate (in brackets: the contender's figure divided by ours).", "",
             f"The store is `cosgate emulator --fast-etag`, in memory, asked by all: cosgate in COS's dialect, the others as S3 "
@@ -205,6 +210,7 @@ class Report:
             "with what was sent by length and CRC-64; of downloads every one by length, and in the first round one of FTP and one of the mount "
             "by SHA-256, as are all random reads.", "",
             *(["**Made with `--quick`: the figures show that the program works, and nothing else.**", ""] if scale.names < 10_000 else []),
+            *(line for gap in self._gaps() for line in (gap, "")),
             "† answered 226 (or ended `cp`) before its object was in the store: its figure counts to the 226, not to the object.",
         ]
 
