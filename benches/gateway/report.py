@@ -222,6 +222,8 @@ class Report:
         lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
         for work in self.works:
             ours = self.median(wire, work.name, OURS)
+            if not any(self.results[wire].get(work.name, {}).values()):
+                continue
             cells = [self._shown(wire, work, name, ours) for name in names]
             lines.append(f"| {work.title}, {work.unit} | " + " | ".join(cells) + " |")
         return lines
