@@ -465,6 +465,31 @@ async fn what_was_written_is_read_before_it_is_published() {
     assert!(!tree.memory.keys().iter().any(|key| key == "empty"));
 }
 
+/// > A descriptor for reading and writing shows what others have published through this gateway since it last read.
+#[tokio::test]
+async fn who_may_write_reads_what_others_have_published_meanwhile() {
+    let tree = tree();
+    let how = OpenHow { read: true, truncate: false, ..NEW };
+    for before in ["", "12345"] {
+        tree.memory.insert("a", before);
+        let (inode, idle) = open(tree.vfs(), "a", how).await.unwrap();
+        assert_eq!(tree.vfs().read(idle, 0, 10).await.unwrap(), before);
+        let (_, writer) = open(tree.vfs(), "a", how).await.unwrap();
+        write(tree.vfs(), writer, 0, b"123").await.unwrap();
+        truncate(tree.vfs(), inode, Some(writer), 3).await.unwrap();
+        close(tree.vfs(), writer).await.unwrap();
+        assert_eq!(tree.vfs().read(idle, 0, 10).await.unwrap(), "123", "after {before:?}");
+        // The shell's `>`, which begins a file of its own under the name.
+        write_file(tree.vfs(), "a", b"from the beginning").await.unwrap();
+        assert_eq!(tree.vfs().read(idle, 9, 100).await.unwrap(), "beginning", "after {before:?}");
+        // What is unlinked is not followed to another file of the name.
+        unlink(tree.vfs(), "a").await.unwrap();
+        write_file(tree.vfs(), "a", b"another").await.unwrap();
+        assert_ne!(tree.vfs().read(idle, 0, 100).await.unwrap_or_default(), "another");
+        close(tree.vfs(), idle).await.unwrap();
+    }
+}
+
 /// > A download through the front is of one published version, whatever others do to the file meanwhile.
 #[tokio::test]
 async fn the_front_reads_objects() {

@@ -85,6 +85,10 @@ impl Writing {
         register.by_inode.get(&inode)?.iter().rev().find(|file| file.is_begun()).cloned()
     }
 
+    fn all_of_inode(&self, inode: InodeNo) -> Vec<Arc<OpenFile>> {
+        self.register.lock().by_inode.get(&inode).cloned().unwrap_or_default()
+    }
+
     /// The other files on the inode of `file`.
     pub(super) fn others_of(&self, file: &OpenFile) -> Vec<Arc<OpenFile>> {
         let register = self.register.lock();
@@ -94,7 +98,7 @@ impl Writing {
 
     /// The edit of an inode, as long as it lives.
     pub(super) fn edit_of(&self, inode: InodeNo) -> Option<Arc<Edit>> {
-        let files = self.register.lock().by_inode.get(&inode)?.clone();
+        let files = self.all_of_inode(inode);
         let edits = files.iter().filter_map(|file| file.content()?.edit().cloned());
         edits.into_iter().find(|edit| edit.failure().is_none())
     }
@@ -151,6 +155,9 @@ impl Shared {
             inodes.update(inode, &facts, now);
         }
         drop(inodes);
+        for inode in [Some(file.inode), named].into_iter().flatten() {
+            self.writing.all_of_inode(inode).iter().for_each(|other| other.forget_reader());
+        }
         let mut notices = vec![Notice::Entry { parent: file.parent, name: file.name.clone().into() }];
         notices.extend(named.map(|inode| Notice::Inode { inode }));
         self.tell(Some(file.view), notices);

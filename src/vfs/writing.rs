@@ -270,6 +270,15 @@ impl OpenFile {
         self.state.lock().reader.get_or_insert_with(new).clone()
     }
 
+    pub(super) fn reads_by(&self, reader: &Arc<Reader>) -> bool {
+        self.state.lock().reader.as_ref().is_some_and(|own| Arc::ptr_eq(own, reader))
+    }
+
+    /// Another descriptor has published the file: what is read next is that.
+    pub(super) fn forget_reader(&self) {
+        self.state.lock().reader = None;
+    }
+
     /// Takes a write to a file that was unlinked: it goes nowhere, unless who writes can read it. The front is
     /// told instead.
     pub(super) fn swallows(&self, place: Place, bytes: usize) -> bool {
