@@ -107,6 +107,12 @@ impl InodeTable {
         self.find_slot(parent, name).map(|slot| self.number(slot))
     }
 
+    /// The inode of a name, and what is known of it.
+    pub(super) fn named(&self, parent: InodeNo, name: &str) -> Option<(InodeNo, Known)> {
+        let inode = self.find(parent, name)?;
+        Some((inode, self.known(inode)?))
+    }
+
     /// What is known of an inode.
     pub(super) fn known(&self, inode: InodeNo) -> Option<Known> {
         let slot = self.slot(inode)?;
@@ -190,6 +196,23 @@ impl InodeTable {
         self.lose_name(slot, Link::Gone);
         self.reap(slot);
         Some(number)
+    }
+
+    /// Nothing has a name, says an answer that was asked for when `held` had it. What has it all the same, and keeps it:
+    /// a file that its writer alone knows, or what came or changed since, which is no older than the answer.
+    pub(super) fn vanish(
+        &mut self,
+        parent: InodeNo,
+        name: &str,
+        held: Option<&(InodeNo, Known)>,
+    ) -> Option<(InodeNo, Known)> {
+        let now = self.named(parent, name)?;
+        let is_unpublished = now.1.facts.etag.is_none() && !now.1.facts.is_directory();
+        if is_unpublished || held != Some(&now) {
+            return Some(now);
+        }
+        self.unlink(parent, name);
+        None
     }
 
     /// An inode without a name whose file will never be published.
@@ -530,6 +553,26 @@ mod tests {
         assert_eq!(table.known(old), None, "nobody held it");
         table.forget(writer, 1);
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn an_answer_that_is_overtaken_takes_no_name() {
+        let mut table = table();
+        let held = table.named(ROOT, "f");
+        let fresh = Facts::unpublished(SystemTime::UNIX_EPOCH);
+        let new = table.ensure(ROOT, "f", &fresh, None).unwrap();
+        assert_eq!(
+            table.vanish(ROOT, "f", held.as_ref()).map(|kept| kept.0),
+            Some(new),
+            "its writer's alone"
+        );
+        let held = table.named(ROOT, "f");
+        assert!(table.vanish(ROOT, "f", held.as_ref()).is_some(), "still its writer's alone");
+        table.update(new, &file(1), Some(Instant::now()));
+        assert_eq!(table.vanish(ROOT, "f", held.as_ref()).map(|kept| kept.0), Some(new), "published since");
+        let held = table.named(ROOT, "f");
+        assert_eq!(table.vanish(ROOT, "f", held.as_ref()), None);
+        assert_eq!(table.find(ROOT, "f"), None);
     }
 
     #[test]

@@ -200,10 +200,7 @@ impl Shared {
         directory: &str,
         name: &str,
     ) -> VfsResult<Option<Target>> {
-        let held = {
-            let inodes = self.inodes.lock();
-            inodes.find(parent, name).and_then(|inode| Some((inode, inodes.known(inode)?)))
-        };
+        let held = self.inodes.lock().named(parent, name);
         if let Some((inode, known)) = &held {
             let is_fresh = known.seen.is_some_and(|seen| seen.elapsed() < self.attr_ttl);
             let target = Target { inode: Some(*inode), facts: known.facts.clone(), seen: known.seen };
@@ -226,21 +223,12 @@ impl Shared {
                 Some(Target { inode, facts, seen: Some(seen) })
             }
             None => {
-                // Created by another task meanwhile, perhaps: that one's inode is no older than this answer.
-                let inode = inodes.find(parent, name);
-                let known = inode.and_then(|inode| inodes.known(inode));
-                match (inode, known) {
-                    (Some(inode), Some(known))
-                        if known.facts.etag.is_none() && !known.facts.is_directory() =>
-                    {
-                        Some(Target { inode: Some(inode), facts: known.facts, seen: None })
-                    }
-                    (Some(_), _) => {
-                        inodes.unlink(parent, name);
-                        None
-                    }
-                    (None, _) => None,
-                }
+                let known = inodes.vanish(parent, name, held.as_ref());
+                known.map(|(inode, known)| Target {
+                    inode: Some(inode),
+                    facts: known.facts,
+                    seen: known.seen,
+                })
             }
         })
     }
