@@ -1,0 +1,222 @@
+//! Changing files in place.
+
+use bytes::Bytes;
+use cosgate::vfs::{OpenHow, VfsError};
+
+use crate::{
+    close, tree,
+    tree::{
+        FRONT, NEW, READ, closer, create, open, read_file, rename, stat, truncate, unlink, write, write_file,
+    },
+};
+
+/// > A file can be written at any place, cut off, extended and appended to; the object is replaced as a whole when it is closed.
+#[tokio::test]
+async fn a_file_is_changed_in_place_and_replaced_as_a_whole() {
+    let tree = tree();
+    let etag = tree.memory.insert("b", "content");
+    let how = OpenHow { truncate: false, ..NEW };
+    let cases: [(u64, bool, &str); 4] =
+        [(0, false, "Xontent"), (7, false, "contentX"), (3, true, "contentX"), (9, false, "content\0\0X")];
+    for (offset, append, after) in cases {
+        tree.memory.insert("a", "content");
+        let (_, handle) = open(tree.vfs(), "a", OpenHow { append, ..how }).await.unwrap();
+        tree.vfs().write(handle, offset, Bytes::from("X"), append, false).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), "content");
+        close(tree.vfs(), handle).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), after);
+    }
+    for (bytes, after) in [(3, "con"), (9, "content\0\0")] {
+        tree.memory.insert("a", "content");
+        let (inode, handle) = open(tree.vfs(), "a", how).await.unwrap();
+        truncate(tree.vfs(), inode, Some(handle), bytes).await.unwrap();
+        close(tree.vfs(), handle).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), after);
+        let (inode, reader) = open(tree.vfs(), "a", READ).await.unwrap();
+        truncate(tree.vfs(), inode, None, 1).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), "c");
+        tree.vfs().release(reader).await.unwrap();
+    }
+    // Truncation to nothing is an overwrite: what `>` does where O_TRUNC does not come with open.
+    let (inode, handle) = open(tree.vfs(), "b", how).await.unwrap();
+    truncate(tree.vfs(), inode, Some(handle), 7).await.unwrap();
+    assert_eq!(tree.memory.meta("b").unwrap().etag, etag);
+    truncate(tree.vfs(), inode, Some(handle), 0).await.unwrap();
+    assert_eq!(stat(tree.vfs(), "b").await.unwrap().bytes, 7);
+    write(tree.vfs(), handle, 0, b"new").await.unwrap();
+    // A header that is written last.
+    write(tree.vfs(), handle, 1, b"EW").await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("b").unwrap(), "nEW");
+}
+
+/// > After fsync a file can be written on: the object that was published is what the next one rests on.
+#[tokio::test]
+async fn files_are_written_on_behind_a_publication() {
+    let tree = tree();
+    for how in [NEW, OpenHow { read: true, ..NEW }] {
+        let (_, handle) = create(tree.vfs(), "log", how).await.unwrap();
+        for (at, expected) in ["1", "12", "123"].into_iter().enumerate() {
+            write(tree.vfs(), handle, at as u64, &expected.as_bytes()[at..]).await.unwrap();
+            tree.vfs().fsync(handle).await.unwrap();
+            assert_eq!(tree.memory.content("log").unwrap(), expected);
+        }
+        close(tree.vfs(), handle).await.unwrap();
+        assert_eq!(tree.memory.content("log").unwrap(), "123");
+    }
+}
+
+/// > Appending to a file that is empty or absent works.
+#[tokio::test]
+async fn appending_to_nothing_is_writing_in_order() {
+    let tree = tree();
+    tree.memory.insert("empty", "");
+    let how = OpenHow { truncate: false, append: true, ..NEW };
+    for path in ["empty", "absent"] {
+        let (_, handle) = create(tree.vfs(), path, how).await.unwrap();
+        for piece in ["one ", "two"] {
+            // The kernel's idea of the end may be old: the flag decides.
+            tree.vfs().write(handle, 0, Bytes::from(piece), true, false).await.unwrap();
+        }
+        close(tree.vfs(), handle).await.unwrap();
+        assert_eq!(tree.memory.content(path).unwrap(), "one two");
+    }
+}
+
+/// > Several processes that append to one file lose none of their writes.
+#[tokio::test]
+async fn appending_processes_share_one_file() {
+    let tree = tree();
+    tree.memory.insert("log", "0");
+    let how = OpenHow { truncate: false, append: true, ..NEW };
+    let (_, one) = open(tree.vfs(), "log", how).await.unwrap();
+    let (_, two) = open(tree.vfs(), "log", how).await.unwrap();
+    for (handle, piece) in [(one, "1"), (two, "2"), (one, "3")] {
+        tree.vfs().write(handle, 1, Bytes::from(piece), true, false).await.unwrap();
+    }
+    close(tree.vfs(), one).await.unwrap();
+    assert_eq!(tree.memory.content("log").unwrap(), "0123");
+    tree.vfs().write(two, 1, Bytes::from("4"), true, false).await.unwrap();
+    close(tree.vfs(), two).await.unwrap();
+    assert_eq!(tree.memory.content("log").unwrap(), "01234");
+}
+
+/// > What was written through one descriptor of a file that is open for reading and writing is read through all of them.
+/// > A file that is written in order, write only, cannot be read before it is an object: busy.
+#[tokio::test]
+async fn what_was_written_is_read_before_it_is_published() {
+    let tree = tree();
+    let how = OpenHow { read: true, ..NEW };
+    let (_, handle) = create(tree.vfs(), "a", how).await.unwrap();
+    assert!(tree.vfs().read(handle, 0, 10).await.unwrap().is_empty());
+    write(tree.vfs(), handle, 0, b"12345").await.unwrap();
+    assert_eq!(tree.vfs().read(handle, 1, 10).await.unwrap(), "2345");
+    let (_, other) = open(tree.vfs(), "a", OpenHow { truncate: false, ..how }).await.unwrap();
+    write(tree.vfs(), other, 1, b"X").await.unwrap();
+    assert_eq!(tree.vfs().read(handle, 0, 10).await.unwrap(), "1X345");
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"1X345");
+    assert!(tree.memory.content("a").is_none());
+    close(tree.vfs(), other).await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "1X345");
+    let (_, in_order) = create(tree.vfs(), "b", NEW).await.unwrap();
+    write(tree.vfs(), in_order, 0, b"12345").await.unwrap();
+    assert!(matches!(open(tree.vfs(), "b", READ).await, Err(VfsError::Busy { .. })));
+    close(tree.vfs(), in_order).await.unwrap();
+    assert_eq!(read_file(tree.vfs(), "b").await.unwrap(), b"12345");
+    // Created and closed, its RELEASE still on its way: an empty file, not a busy one.
+    let (_, handle) = create(tree.vfs(), "empty", NEW).await.unwrap();
+    tree.vfs().flush(handle, closer()).await.unwrap();
+    assert_eq!(read_file(tree.vfs(), "empty").await.unwrap(), b"");
+    rename(tree.vfs(), "empty", "moved", false).await.unwrap();
+    tree.vfs().release(handle).await.unwrap();
+    assert!(tree.memory.keys().iter().any(|key| key == "moved"));
+    assert!(!tree.memory.keys().iter().any(|key| key == "empty"));
+}
+
+/// > A descriptor for reading and writing shows what others have published through this gateway since it last read.
+#[tokio::test]
+async fn who_may_write_reads_what_others_have_published_meanwhile() {
+    let tree = tree();
+    let how = OpenHow { read: true, truncate: false, ..NEW };
+    for before in ["", "12345"] {
+        tree.memory.insert("a", before);
+        let (inode, idle) = open(tree.vfs(), "a", how).await.unwrap();
+        assert_eq!(tree.vfs().read(idle, 0, 10).await.unwrap(), before);
+        let (_, writer) = open(tree.vfs(), "a", how).await.unwrap();
+        write(tree.vfs(), writer, 0, b"123").await.unwrap();
+        truncate(tree.vfs(), inode, Some(writer), 3).await.unwrap();
+        close(tree.vfs(), writer).await.unwrap();
+        assert_eq!(tree.vfs().read(idle, 0, 10).await.unwrap(), "123", "after {before:?}");
+        // The shell's `>`, which begins a file of its own under the name.
+        write_file(tree.vfs(), "a", b"from the beginning").await.unwrap();
+        assert_eq!(tree.vfs().read(idle, 9, 100).await.unwrap(), "beginning", "after {before:?}");
+        // What is unlinked is not followed to another file of the name.
+        unlink(tree.vfs(), "a").await.unwrap();
+        write_file(tree.vfs(), "a", b"another").await.unwrap();
+        assert_ne!(tree.vfs().read(idle, 0, 100).await.unwrap_or_default(), "another");
+        close(tree.vfs(), idle).await.unwrap();
+    }
+}
+
+/// > A download through the front is of one published version, whatever others do to the file meanwhile.
+#[tokio::test]
+async fn the_front_reads_objects() {
+    let tree = tree();
+    tree.memory.insert("a", "12345");
+    let how = OpenHow { read: true, truncate: false, ..NEW };
+    let (inode, handle) = open(tree.vfs(), "a", how).await.unwrap();
+    write(tree.vfs(), handle, 0, b"X").await.unwrap();
+    let download = tree.vfs().open(inode, READ, FRONT).await.unwrap();
+    assert_eq!(tree.vfs().read(download, 0, 10).await.unwrap(), "12345");
+    close(tree.vfs(), handle).await.unwrap();
+    tree.vfs().release(download).await.unwrap();
+}
+
+/// > Closing a descriptor publishes what was written through it, and not what another one has just begun to change.
+#[tokio::test]
+async fn who_has_not_written_publishes_nothing() {
+    let tree = tree();
+    tree.memory.insert("db", "12345");
+    let how = OpenHow { read: true, truncate: false, ..NEW };
+    let (_, writer) = open(tree.vfs(), "db", how).await.unwrap();
+    let (_, reader) = open(tree.vfs(), "db", how).await.unwrap();
+    write(tree.vfs(), writer, 0, b"half").await.unwrap();
+    assert_eq!(tree.vfs().read(reader, 0, 5).await.unwrap(), "half5");
+    close(tree.vfs(), reader).await.unwrap();
+    assert_eq!(tree.memory.content("db").unwrap(), "12345");
+    close(tree.vfs(), writer).await.unwrap();
+    assert_eq!(tree.memory.content("db").unwrap(), "half5");
+}
+
+/// > A file that is unlinked while it is open for reading and writing keeps what was written, and becomes no object.
+#[tokio::test]
+async fn temporary_files_without_a_name_can_be_read_back() {
+    let tree = tree();
+    let (_, handle) = create(tree.vfs(), "tmp", OpenHow { read: true, ..NEW }).await.unwrap();
+    write(tree.vfs(), handle, 0, b"1234").await.unwrap();
+    unlink(tree.vfs(), "tmp").await.unwrap();
+    write(tree.vfs(), handle, 2, b"56").await.unwrap();
+    assert_eq!(tree.vfs().read(handle, 0, 10).await.unwrap(), "1256");
+    tree.vfs().fsync(handle).await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    assert!(tree.memory.keys().is_empty());
+}
+
+/// > What is skipped in a file that is written in order is zeros; what has left memory of it cannot be changed: not supported, and the file fails as a whole or is closed without that write.
+#[tokio::test]
+async fn gaps_are_zeros_and_what_has_left_stays() {
+    let tree = tree();
+    let (_, handle) = create(tree.vfs(), "large", NEW).await.unwrap();
+    let piece = vec![7; 1 << 20];
+    for at in 0..3 {
+        write(tree.vfs(), handle, at << 20, &piece).await.unwrap();
+    }
+    write(tree.vfs(), handle, (3 << 20) + 5, b"x").await.unwrap();
+    let back = write(tree.vfs(), handle, 0, b"x").await;
+    assert!(matches!(back, Err(VfsError::NotSupported { .. })), "{back:?}");
+    close(tree.vfs(), handle).await.unwrap();
+    let content = tree.memory.content("large").unwrap();
+    assert_eq!(content[3 << 20..], *b"\0\0\0\0\0x");
+    assert!(content[..3 << 20].iter().all(|byte| *byte == 7));
+}
