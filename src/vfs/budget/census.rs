@@ -35,17 +35,8 @@ impl Census {
 
     /// Counts a reader that reads now: how many there are, itself included.
     pub(super) fn count(&self, presence: &Presence) -> u64 {
-        let period = self.period();
-        let mut counted = self.counted.lock();
-        if counted.period != period {
-            let is_next = counted.period + 1 == period;
-            counted.readers_before = if is_next { counted.readers } else { 0 };
-            (counted.readers, counted.period) = (0, period);
-        }
-        if presence.0.swap(period, Ordering::Relaxed) != period {
-            counted.readers += 1;
-        }
-        counted.readers.max(counted.readers_before)
+        let now = self.period();
+        self.counted.lock().count(presence, now)
     }
 
     /// Whether a reader has read lately.
@@ -59,9 +50,35 @@ impl Census {
     }
 }
 
+impl Counted {
+    /// `now` may be a period that is over: who looked at the clock first need not be counted first.
+    fn count(&mut self, presence: &Presence, now: u64) -> u64 {
+        let period = now.max(self.period);
+        if self.period != period {
+            let is_next = self.period + 1 == period;
+            self.readers_before = if is_next { self.readers } else { 0 };
+            (self.readers, self.period) = (0, period);
+        }
+        if presence.0.swap(period, Ordering::Relaxed) != period {
+            self.readers += 1;
+        }
+        self.readers.max(self.readers_before)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_late_is_counted_in_the_period_that_has_begun() {
+        let mut counted = Counted::default();
+        let (late, early) = (Presence::default(), Presence::default());
+        assert_eq!(counted.count(&late, 2), 1);
+        assert_eq!(counted.count(&early, 3), 1);
+        assert_eq!(counted.count(&late, 2), 2, "itself included");
+        assert_eq!(counted.count(&early, 3), 2);
+    }
 
     #[test]
     fn who_reads_is_counted_once() {
