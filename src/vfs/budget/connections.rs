@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{BLOCK, Budget, Room};
+use super::{BLOCK, Budget, Presence, Room};
 
 /// The two buffers of a connection.
 const BUFFERS_BYTES: u64 = 832 << 10;
@@ -21,9 +21,7 @@ const CONNECTIONS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Connections {
     permits: Arc<Semaphore>,
-    /// So many of them are for who reads just now, not for what nobody waits for yet.
-    spared: usize,
-    ahead_max: usize,
+    max: usize,
 }
 
 /// The right to ask for bytes; to be held until they are there.
@@ -37,8 +35,12 @@ impl Connections {
     /// Of a budget of so many blocks.
     pub(super) fn new(blocks: usize) -> Self {
         let max = (blocks / BLOCKS_EACH).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
-        let spared = max / 4;
-        Self { permits: Arc::new(Semaphore::new(max)), spared, ahead_max: max - spared }
+        Self { permits: Arc::new(Semaphore::new(max)), max }
+    }
+
+    /// So many of them are for who reads just now, not for what nobody waits for yet.
+    fn spared(&self) -> usize {
+        self.max / 4
     }
 }
 
@@ -51,17 +53,17 @@ impl Budget {
 
     /// For bytes that are likely to be wanted, unless too many are asked for already.
     pub(in crate::vfs) fn connection_ahead(self: &Arc<Self>) -> Option<Connection> {
-        let Connections { permits, spared, .. } = &self.connections;
-        if permits.available_permits() <= *spared {
+        let permits = &self.connections.permits;
+        if permits.available_permits() <= self.connections.spared() {
             return None;
         }
         let permit = Arc::clone(permits).try_acquire_owned().ok()?;
         Some(self.counted(Some(permit)))
     }
 
-    /// How many connections `readers` may each have ahead of what they read.
-    pub(super) fn connections_each(&self, readers: u64) -> u64 {
-        self.connections.ahead_max as u64 / readers.max(1)
+    /// How many ranges a reader that reads now may have on their way ahead of it.
+    pub(in crate::vfs) fn ranges_of(&self, reader: &Presence) -> u64 {
+        (self.connections.max - self.connections.spared()) as u64 / self.census.count(reader)
     }
 
     fn counted(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Connection {

@@ -187,11 +187,6 @@ impl Budget {
         self.bytes() / of * times / self.census.count(reader)
     }
 
-    /// How many ranges a reader that reads now may have on their way ahead of it.
-    pub(super) fn ranges_of(&self, reader: &Presence) -> u64 {
-        self.connections_each(self.census.count(reader))
-    }
-
     /// Whether a reader has read lately.
     pub(super) fn is_present(&self, reader: &Presence) -> bool {
         self.census.is_present(reader)
