@@ -1,5 +1,5 @@
-//! The words between the FTP front and the mount: arm, prepare, commit, rename, what is held of a broken upload, and what
-//! is about to be listed.
+//! The words between the FTP front and the mount: arm, prepare, commit, go on, rename, and what concerns a path: what is
+//! held of a broken upload, and that it is about to be listed.
 //!
 //! The front speaks them with ioctl(2) on descriptors of the mount; the kernel hands them to the mount as
 //! FUSE_IOCTL with the open handle, and without any inode lock, so that a slow commit holds up nobody
@@ -31,25 +31,23 @@ pub enum Word {
     Prepare,
     Commit,
     Rename,
-    Held,
+    Path,
     GoOn,
-    Ahead,
 }
 
-/// Bytes that HELD and AHEAD carry: a flag, a length, a path.
-pub const HELD_WORD_BYTES: usize = 8 + RENAME_PATH_BYTES_MAX;
+/// Bytes that PATH carries: a wish, a length, a path.
+pub const PATH_WORD_BYTES: usize = 8 + PATH_BYTES_MAX;
 /// Bytes that ARM, PREPARE, COMMIT and GO_ON carry each way (the kernel passes 12 at least).
 pub const HANDLE_WORD_BYTES: usize = 16;
 /// Bytes that RENAME carries: flags, two lengths, two paths.
-pub const RENAME_WORD_BYTES: usize = 8 + 2 * RENAME_PATH_BYTES_MAX;
-/// Longest path of a RENAME, HELD or AHEAD, relative to the root of the mount: above the longest key.
-pub const RENAME_PATH_BYTES_MAX: usize = 1024;
+pub const RENAME_WORD_BYTES: usize = 8 + 2 * PATH_BYTES_MAX;
+/// Longest path of a RENAME or PATH, relative to the root of the mount: above the longest key.
+pub const PATH_BYTES_MAX: usize = 1024;
 
 const NO_REPLACE: u32 = 1;
 
 impl Word {
-    const ALL: [Self; 7] =
-        [Self::Arm, Self::Prepare, Self::Commit, Self::Rename, Self::Held, Self::GoOn, Self::Ahead];
+    const ALL: [Self; 6] = [Self::Arm, Self::Prepare, Self::Commit, Self::Rename, Self::Path, Self::GoOn];
 
     /// The request number of ioctl(2).
     pub const fn number(self) -> u32 {
@@ -62,9 +60,8 @@ impl Word {
             Self::Prepare => (2, HANDLE_WORD_BYTES as u32),
             Self::Commit => (3, HANDLE_WORD_BYTES as u32),
             Self::Rename => (4, RENAME_WORD_BYTES as u32),
-            Self::Held => (5, HELD_WORD_BYTES as u32),
+            Self::Path => (5, PATH_WORD_BYTES as u32),
             Self::GoOn => (6, HANDLE_WORD_BYTES as u32),
-            Self::Ahead => (7, HELD_WORD_BYTES as u32),
         };
         // _IOC(READ | WRITE, 'C', number, bytes) of <asm-generic/ioctl.h>.
         (3 << 30) | (bytes << 16) | ((b'C' as u32) << 8) | number
@@ -110,7 +107,7 @@ impl<'a> RenameWord<'a> {
     /// As it travels; `None` where a path is too long to be a key.
     pub fn encode(&self) -> Option<Box<[u8; RENAME_WORD_BYTES]>> {
         let (from, to) = (self.from.as_bytes(), self.to.as_bytes());
-        if from.len() > RENAME_PATH_BYTES_MAX || to.len() > RENAME_PATH_BYTES_MAX {
+        if from.len() > PATH_BYTES_MAX || to.len() > PATH_BYTES_MAX {
             return None;
         }
         let mut data = Box::new([0; RENAME_WORD_BYTES]);
@@ -119,7 +116,7 @@ impl<'a> RenameWord<'a> {
         data[4..6].copy_from_slice(&u16::try_from(from.len()).ok()?.to_ne_bytes());
         data[6..8].copy_from_slice(&u16::try_from(to.len()).ok()?.to_ne_bytes());
         data[8..8 + from.len()].copy_from_slice(from);
-        let second = 8 + RENAME_PATH_BYTES_MAX;
+        let second = 8 + PATH_BYTES_MAX;
         data[second..second + to.len()].copy_from_slice(to);
         Some(data)
     }
@@ -129,10 +126,10 @@ impl<'a> RenameWord<'a> {
         let flags = u32::from_ne_bytes(data.get(..4)?.try_into().ok()?);
         let from_bytes = usize::from(u16::from_ne_bytes(data.get(4..6)?.try_into().ok()?));
         let to_bytes = usize::from(u16::from_ne_bytes(data.get(6..8)?.try_into().ok()?));
-        if from_bytes > RENAME_PATH_BYTES_MAX || to_bytes > RENAME_PATH_BYTES_MAX {
+        if from_bytes > PATH_BYTES_MAX || to_bytes > PATH_BYTES_MAX {
             return None;
         }
-        let second = 8 + RENAME_PATH_BYTES_MAX;
+        let second = 8 + PATH_BYTES_MAX;
         Some(Self {
             from: OsStr::from_bytes(data.get(8..8 + from_bytes)?),
             to: OsStr::from_bytes(data.get(second..second + to_bytes)?),
@@ -141,36 +138,39 @@ impl<'a> RenameWord<'a> {
     }
 }
 
-/// What HELD and AHEAD say: a path, as in RENAME.
+/// What PATH says: a path, as in RENAME, and what is wished of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeldWord<'a> {
+pub struct PathWord<'a> {
     pub path: &'a OsStr,
-    pub wish: HeldWish,
+    pub wish: PathWish,
 }
 
-/// What HELD is for.
+/// What PATH is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeldWish {
-    /// Tell how much it is.
-    Know,
+pub enum PathWish {
+    /// Tell how much is held of a broken upload.
+    Held,
     /// Tell, to go on with it, or with the file that is there.
-    GoOn,
-    /// Abort it.
-    Drop,
+    HeldToGoOn,
+    /// Abort what is held.
+    DropHeld,
+    /// It is a directory that is about to be listed.
+    ListAhead,
 }
 
-impl<'a> HeldWord<'a> {
+impl<'a> PathWord<'a> {
     /// As it travels; `None` where the path is too long to be a key.
-    pub fn encode(&self) -> Option<Box<[u8; HELD_WORD_BYTES]>> {
+    pub fn encode(&self) -> Option<Box<[u8; PATH_WORD_BYTES]>> {
         let path = self.path.as_bytes();
-        if path.len() > RENAME_PATH_BYTES_MAX {
+        if path.len() > PATH_BYTES_MAX {
             return None;
         }
-        let mut data = Box::new([0; HELD_WORD_BYTES]);
+        let mut data = Box::new([0; PATH_WORD_BYTES]);
         let wish: u32 = match self.wish {
-            HeldWish::Know => 0,
-            HeldWish::Drop => 1,
-            HeldWish::GoOn => 2,
+            PathWish::Held => 0,
+            PathWish::DropHeld => 1,
+            PathWish::HeldToGoOn => 2,
+            PathWish::ListAhead => 3,
         };
         data[..4].copy_from_slice(&wish.to_ne_bytes());
         data[4..6].copy_from_slice(&u16::try_from(path.len()).ok()?.to_ne_bytes());
@@ -181,19 +181,20 @@ impl<'a> HeldWord<'a> {
     /// From what travelled; `None` where it is not what [`Self::encode`] makes.
     pub fn decode(data: &'a [u8]) -> Option<Self> {
         let wish = match u32::from_ne_bytes(data.get(..4)?.try_into().ok()?) {
-            0 => HeldWish::Know,
-            1 => HeldWish::Drop,
-            2 => HeldWish::GoOn,
+            0 => PathWish::Held,
+            1 => PathWish::DropHeld,
+            2 => PathWish::HeldToGoOn,
+            3 => PathWish::ListAhead,
             _ => return None,
         };
         let bytes = usize::from(u16::from_ne_bytes(data.get(4..6)?.try_into().ok()?));
-        if bytes > RENAME_PATH_BYTES_MAX {
+        if bytes > PATH_BYTES_MAX {
             return None;
         }
         Some(Self { path: OsStr::from_bytes(data.get(8..8 + bytes)?), wish })
     }
 
-    /// The answer: how many bytes are held, 0 for nothing.
+    /// The answer where it is asked what is held: how many bytes, 0 for nothing.
     pub fn answer(bytes: u64) -> [u8; 8] {
         bytes.to_ne_bytes()
     }
@@ -240,9 +241,8 @@ pub fn rename(root: impl AsFd, word: &RenameWord<'_>) -> io::Result<()> {
 /// EBUSY where its upload is under way; ESTALE where somebody is to go on, and the file that is there is older than an
 /// upload which broke; else what the store answered.
 pub fn held(root: impl AsFd, path: &OsStr, to_go_on: bool) -> io::Result<Option<u64>> {
-    let wish = if to_go_on { HeldWish::GoOn } else { HeldWish::Know };
-    let mut data = HeldWord { path, wish }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
-    speak::<{ Word::Held.number() }, _>(root, &mut data)?;
+    let wish = if to_go_on { PathWish::HeldToGoOn } else { PathWish::Held };
+    let data = speak_of(root, path, wish)?;
     let bytes = CommitWord::decode(&data[..]).map_or(0, |answer| answer.bytes);
     Ok((bytes > 0).then_some(bytes))
 }
@@ -252,8 +252,7 @@ pub fn held(root: impl AsFd, path: &OsStr, to_go_on: bool) -> io::Result<Option<
 /// # Errors
 /// ENOENT where nothing is; else as [`held`] and as unlink(2).
 pub fn drop_held(root: impl AsFd, path: &OsStr) -> io::Result<()> {
-    let mut data = HeldWord { path, wish: HeldWish::Drop }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
-    speak::<{ Word::Held.number() }, _>(root, &mut data)
+    speak_of(root, path, PathWish::DropHeld).map(drop)
 }
 
 /// Tells that a directory below the root of a mount is about to be listed. Does not wait.
@@ -261,9 +260,7 @@ pub fn drop_held(root: impl AsFd, path: &OsStr) -> io::Result<()> {
 /// # Errors
 /// ENOTTY where the descriptor is not of a cosgate mount; nothing depends on the word.
 pub fn ahead(root: impl AsFd, path: &OsStr) -> io::Result<()> {
-    let word = HeldWord { path, wish: HeldWish::Know };
-    let mut data = word.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
-    speak::<{ Word::Ahead.number() }, _>(root, &mut data)
+    speak_of(root, path, PathWish::ListAhead).map(drop)
 }
 
 /// Goes on with the `bytes` that are held of this file, armed and new: what is written follows them, from that
@@ -273,6 +270,13 @@ pub fn ahead(root: impl AsFd, path: &OsStr) -> io::Result<()> {
 /// EINVAL where another number of bytes is held; EBUSY where another one goes on with it.
 pub fn go_on(file: impl AsFd, bytes: u64) -> io::Result<()> {
     speak::<{ Word::GoOn.number() }, _>(file, &mut CommitWord { bytes }.encode())
+}
+
+/// Speaks PATH; returns what it carries back.
+fn speak_of(root: impl AsFd, path: &OsStr, wish: PathWish) -> io::Result<Box<[u8; PATH_WORD_BYTES]>> {
+    let mut data = PathWord { path, wish }.encode().ok_or(rustix::io::Errno::NAMETOOLONG)?;
+    speak::<{ Word::Path.number() }, _>(root, &mut data)?;
+    Ok(data)
 }
 
 fn speak<const OPCODE: Opcode, const BYTES: usize>(
@@ -299,10 +303,12 @@ mod tests {
         assert_eq!(data.len(), RENAME_WORD_BYTES);
         assert_eq!(RenameWord::decode(&data[..]), Some(word));
         assert_eq!(CommitWord::decode(&CommitWord { bytes: 7 }.encode()), Some(CommitWord { bytes: 7 }));
-        let held = HeldWord { path: OsStr::new("深/圳"), wish: HeldWish::Drop };
-        assert_eq!(HeldWord::decode(&held.encode().expect("it is short")[..]), Some(held));
-        let long = "x".repeat(RENAME_PATH_BYTES_MAX + 1);
-        assert_eq!(HeldWord { path: OsStr::new(&long), wish: HeldWish::Know }.encode(), None);
+        for wish in [PathWish::Held, PathWish::HeldToGoOn, PathWish::DropHeld, PathWish::ListAhead] {
+            let word = PathWord { path: OsStr::new("深/圳"), wish };
+            assert_eq!(PathWord::decode(&word.encode().expect("it is short")[..]), Some(word));
+        }
+        let long = "x".repeat(PATH_BYTES_MAX + 1);
+        assert_eq!(PathWord { path: OsStr::new(&long), wish: PathWish::Held }.encode(), None);
         assert_eq!(
             RenameWord { from: OsStr::new(&long), to: OsStr::new("a"), no_replace: false }.encode(),
             None
@@ -316,6 +322,6 @@ mod tests {
         }
         assert_eq!(Word::from_number(0x5413), None);
         assert_eq!(RenameWord::decode(&[0xff; 32]), None);
-        assert_eq!(HeldWord::decode(&[0xff; 32]), None);
+        assert_eq!(PathWord::decode(&[0xff; 32]), None);
     }
 }

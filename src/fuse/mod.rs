@@ -37,7 +37,7 @@ use self::{
     words::{absent, attributes},
 };
 use crate::{
-    ioctl::HeldWord,
+    ioctl::PathWord,
     vfs::{Caller, Entry, HandleNo, Vfs, VfsResult},
 };
 
@@ -132,7 +132,7 @@ fn word(reply: ReplyIoctl) -> impl FnOnce(Result<(), Errno>) + Send {
 
 fn held(reply: ReplyIoctl) -> impl FnOnce(Result<u64, Errno>) + Send {
     move |bytes| match bytes {
-        Ok(bytes) => reply.ioctl(0, &HeldWord::answer(bytes)),
+        Ok(bytes) => reply.ioctl(0, &PathWord::answer(bytes)),
         Err(errno) => reply.error(errno),
     }
 }

@@ -29,8 +29,8 @@ use super::{
     words::{self, attributes, fopen_flags, has, inode, open_how, time},
 };
 use crate::{
-    ioctl::{CommitWord, HeldWish, HeldWord, RenameWord, Word},
-    vfs::{AttributeChange, Caller, Closer, InodeNo, VfsError, WriteOutcome},
+    ioctl::{CommitWord, PathWish, PathWord, RenameWord, Word},
+    vfs::{AttributeChange, Caller, Closer, VfsError, WriteOutcome},
 };
 
 /// The kernel's page limit (sysctl `fs.fuse.max_pages_limit`).
@@ -495,6 +495,8 @@ impl Filesystem for FuseAdapter {
         reply: ReplyIoctl,
     ) {
         let (vfs, caller, handle) = (self.vfs.clone(), user(request), handle(fh));
+        // Paths are told from there.
+        let at_root = ino == INodeNo::ROOT;
         match Word::from_number(number) {
             Some(Word::Arm) => {
                 self.ask("arm", ino, async move { vfs.arm(handle, caller) }, word(reply));
@@ -510,8 +512,7 @@ impl Filesystem for FuseAdapter {
                 self.perform("commit", ino, work, word(reply));
             }
             Some(Word::Rename) => {
-                let Some(RenameWord { from, to, no_replace }) =
-                    RenameWord::decode(data).filter(|_| inode(ino) == InodeNo(fuser::INodeNo::ROOT.0))
+                let Some(RenameWord { from, to, no_replace }) = RenameWord::decode(data).filter(|_| at_root)
                 else {
                     return reply.error(Errno::EINVAL);
                 };
@@ -519,30 +520,26 @@ impl Filesystem for FuseAdapter {
                 let work = async move { vfs.rename_paths(&from, &to, no_replace, caller).await };
                 self.perform("rename by ioctl", ino, work, word(reply));
             }
-            Some(Word::Held) => {
-                let Some(HeldWord { path, wish }) =
-                    HeldWord::decode(data).filter(|_| inode(ino) == InodeNo(fuser::INodeNo::ROOT.0))
-                else {
+            Some(Word::Path) => {
+                let Some(PathWord { path, wish }) = PathWord::decode(data).filter(|_| at_root) else {
                     return reply.error(Errno::EINVAL);
                 };
                 let path = path.to_owned();
-                if wish == HeldWish::Drop {
-                    let work = async move { vfs.drop_held(&path, caller).await };
-                    self.perform("drop what is held", ino, work, word(reply));
-                } else {
-                    let to_go_on = wish == HeldWish::GoOn;
-                    let work = async move { vfs.held(&path, to_go_on, caller).await };
-                    self.perform("what is held", ino, work, held(reply));
+                match wish {
+                    PathWish::Held | PathWish::HeldToGoOn => {
+                        let to_go_on = wish == PathWish::HeldToGoOn;
+                        let work = async move { vfs.held(&path, to_go_on, caller).await };
+                        self.perform("what is held", ino, work, held(reply));
+                    }
+                    PathWish::DropHeld => {
+                        let work = async move { vfs.drop_held(&path, caller).await };
+                        self.perform("drop what is held", ino, work, word(reply));
+                    }
+                    PathWish::ListAhead => {
+                        let work = async move { vfs.list_ahead(&path, caller) };
+                        self.ask("list ahead", ino, work, word(reply));
+                    }
                 }
-            }
-            Some(Word::Ahead) => {
-                let Some(HeldWord { path, .. }) =
-                    HeldWord::decode(data).filter(|_| inode(ino) == InodeNo(fuser::INodeNo::ROOT.0))
-                else {
-                    return reply.error(Errno::EINVAL);
-                };
-                let path = path.to_owned();
-                self.ask("list ahead", ino, async move { vfs.list_ahead(&path, caller) }, word(reply));
             }
             Some(Word::GoOn) => {
                 let Some(CommitWord { bytes }) = CommitWord::decode(data) else {
