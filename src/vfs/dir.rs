@@ -93,12 +93,11 @@ impl Ahead {
         let (shared_too, directory, from) = (shared.clone(), directory.to_owned(), marker.clone());
         let task = shared.runtime.spawn(async move {
             let tell = |next| drop(told.send_replace(Some(next)));
-            if from.is_empty() && !shared_too.attr_ttl.is_zero() {
-                // Somebody may just be asking for it.
-                let listing = shared_too.first_pages(&directory, &tell).await?;
-                if let Some(page) = listing.pages.first() {
-                    return Ok(page.clone());
-                }
+            // Somebody may just be asking for the first one.
+            if from.is_empty()
+                && let Some(page) = shared_too.first_pages(&directory, &tell).await?.pages.first()
+            {
+                return Ok(page.clone());
             }
             shared_too.list_page_telling(&directory, &from, &tell).await.map(Arc::new)
         });

@@ -373,7 +373,8 @@ impl Shared {
     }
 
     /// The first page of a directory's list at least: what is remembered and fresh, or what is asked for now, by one for
-    /// all that wait. `tell` hears where the next page begins, as in [`Self::list_page_telling`].
+    /// all that wait; each asks for itself where no answer may be remembered. `tell` hears where the next page begins, as
+    /// in [`Self::list_page_telling`].
     ///
     /// # Errors
     /// What the store answered.
@@ -382,6 +383,9 @@ impl Shared {
         directory: &str,
         tell: &(dyn Fn(String) + Send + Sync),
     ) -> VfsResult<Arc<Listing>> {
+        if self.attr_ttl.is_zero() {
+            return self.list_first(directory, tell).await;
+        }
         let flight = self.flights.of(directory);
         let mut next = flight.next.subscribe();
         let mut is_told = false;
@@ -395,15 +399,24 @@ impl Shared {
                 }
             }
         };
-        let asked = Instant::now();
-        if let Some(listing) = self.listings.lock().fresh(directory, asked, self.attr_ttl) {
+        if let Some(listing) = self.listings.lock().fresh(directory, Instant::now(), self.attr_ttl) {
             return Ok(listing);
         }
         let tell_all = |marker: String| {
             flight.next.send_replace(Some(marker.clone()));
             tell(marker);
         };
-        let page = self.list_page_telling(directory, "", &tell_all).await?;
+        self.list_first(directory, &tell_all).await
+    }
+
+    /// Asks for the first page, and remembers it.
+    async fn list_first(
+        &self,
+        directory: &str,
+        tell: &(dyn Fn(String) + Send + Sync),
+    ) -> VfsResult<Arc<Listing>> {
+        let asked = Instant::now();
+        let page = self.list_page_telling(directory, "", tell).await?;
         let listing = Arc::new(Listing { pages: vec![Arc::new(page)], asked });
         self.listings.lock().keep(directory, listing.clone(), asked);
         Ok(listing)
