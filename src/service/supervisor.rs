@@ -311,7 +311,7 @@ mod tests {
         let lives = dir.path().join("lives");
         // Its first life ends by a signal, its second one when it is asked.
         let script = format!(
-            "echo x >> {0}; echo ready; [ $(wc -l < {0}) = 1 ] && kill -9 $$; trap 'exit 0' TERM; \
+            "trap 'exit 0' TERM; echo x >> {0}; echo ready; [ $(wc -l < {0}) = 1 ] && kill -9 $$; \
              while :; do sleep 0.01; done",
             lives.display()
         );
