@@ -23,6 +23,9 @@ use super::{
 
 /// `resume_window` where none is set.
 pub(super) const RESUME_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// How long nobody may go on with a file whose last upload broke and left the older one: a client that goes on by itself
+/// does so within minutes. Front and mount both remember such files, so it stands below both.
+pub const OUTDATED_TIME: Duration = Duration::from_secs(3600);
 /// The section of the first generation.
 pub(super) const FIRST_GENERATION: &str = "COS_ACCOUNT";
 

@@ -29,6 +29,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use account::OUTDATED_TIME;
 pub use anonymous::{AnonymousConfig, is_guest_name};
 pub use certificate::{Certificate, CertificateError, tls_provider};
 pub use ftp::{FtpConfig, NameEncoding, PassiveHost, RateLimits, UserConfig};

@@ -31,7 +31,7 @@ use super::{
     send::now,
     transfer::Broken,
 };
-use crate::ioctl;
+use crate::{config::OUTDATED_TIME, ioctl};
 
 /// Files that were to be replaced by uploads which broke. Each is what it was before, and its client may take that
 /// for the beginning of what it has sent: going on behind it would make one file of two, and answer 226.
@@ -140,9 +140,8 @@ fn outdated(path: &ClientPath) -> Reply {
     )
 }
 
-/// Files that are remembered so, and for how long: a client that goes on by itself does so within minutes.
+/// Files that are remembered so.
 const OUTDATED_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
-const OUTDATED_TIME: Duration = Duration::from_secs(3600);
 /// How long the end of an upload whose client has gone may take to be noticed, and how often that is looked for.
 const HALF_DEAD_WAIT: Duration = Duration::from_secs(2);
 const HALF_DEAD_LOOK: Duration = Duration::from_millis(25);

@@ -12,7 +12,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use tracing::warn;
 
 use super::{Uploads, entry::seconds};
 use crate::{
+    config::OUTDATED_TIME,
     cos::{Key, NewObject, Payload, Reason},
     vfs::{VfsError, VfsResult},
 };
@@ -103,6 +104,3 @@ impl Uploads {
 fn is_over(marked: SystemTime) -> bool {
     marked.elapsed().is_ok_and(|since| since >= OUTDATED_TIME)
 }
-
-/// How long a client may go on by itself after its transfer broke.
-const OUTDATED_TIME: Duration = Duration::from_secs(3600);
