@@ -36,6 +36,7 @@ class Contender:
         self.dir.mkdir(parents=True)
         self.dir.chmod(0o755)
         self.processes = []
+        self.port = None
         # The command lines as they would be typed, for the report.
         self.words = []
 
@@ -57,8 +58,8 @@ class Contender:
                 process.wait(20)
 
     def ftp(self, path):
-        """URL of a path, or None where it serves no FTP."""
-        return None
+        """URL of a path, or None where it serves no FTP. Who does so by itself has a port, and one user."""
+        return f"ftp://user0:pass0@127.0.0.1:{self.port}/{path}" if self.port else None
 
     def path(self, path):
         """A path as a file, or None where it is no file system."""
@@ -231,9 +232,6 @@ class RcloneFtp(Contender):
                     f"{first}-{min(first + 500, 65_535)}"])
         self.ready(self.processes[0], lambda: _listens(self.port))
 
-    def ftp(self, path):
-        return f"ftp://user0:pass0@127.0.0.1:{self.port}/{path}"
-
 
 class Mountpoint(Mounted):
     """Where `--mount-s3` says where it is."""
@@ -269,9 +267,6 @@ class CosFtpServer(Contender):
         env = clean_environment() | {"http_proxy": f"http://127.0.0.1:{self.store.port}"}
         self.spawn([*self.command.split(), "-c", self.dir / "conf/vsftpd.conf"], env=env, cwd=self.dir)
         self.ready(self.processes[0], lambda: _listens(self.port))
-
-    def ftp(self, path):
-        return f"ftp://user0:pass0@127.0.0.1:{self.port}/{path}"
 
 
 class Bare(Contender):

@@ -2,11 +2,10 @@
 
 import os
 import socket
-import threading
 import time
 
 from load import pieces
-from rig import MIB, Rig, check, scenario, status
+from rig import MIB, Rig, check, scenario, side_by_side, status
 
 SECONDS = int(os.environ.get("FAIRNESS_SECONDS", "120"))
 FILE_BYTES = 64 * MIB
@@ -37,23 +36,6 @@ def fetch(client, name, moved, end=None):
             if end and time.monotonic() >= end:
                 return
     check(client.voidresp().startswith("226"), "read")
-
-
-def side_by_side(jobs):
-    """Runs the jobs at once; what each of them told of failures."""
-    failures = []
-
-    def run(job):
-        try:
-            job()
-        except Exception as error:
-            failures.append(repr(error))
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return failures
 
 
 @scenario

@@ -4,10 +4,9 @@ import hashlib
 import io
 import signal
 import socket
-import threading
 import time
 
-from rig import MIB, Rig, check, random_file, scenario, sha256, until
+from rig import MIB, Rig, check, random_file, scenario, sha256, side_by_side, until
 
 
 class Measured(io.RawIOBase):
@@ -27,21 +26,8 @@ class Measured(io.RawIOBase):
 
 def at_once(works):
     """Runs them side by side; the first failure is raised."""
-    failures = []
-
-    def run(work):
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    for _, error in side_by_side(works):
+        raise error
 
 
 def rate_of(rig, account, verb, sessions, size):

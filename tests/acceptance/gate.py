@@ -2,6 +2,7 @@
 
 import contextlib
 import ftplib
+import functools
 import io
 import os
 import pathlib
@@ -12,7 +13,7 @@ import statistics
 import threading
 import time
 
-from rig import Rig, check, cpu, scenario, status, until
+from rig import Rig, check, cpu, scenario, side_by_side, status, until
 
 # Each scenario opens both ends of its sockets in this machine, the clients' in this process.
 NOFILE = 20_000
@@ -69,19 +70,12 @@ def sessions():
         used = [cpu(pid) for pid in pids]
         time.sleep(3)
         print(f"  idle for 3 s: CPU front {cpu(pids[0]) - used[0]:.2f} s, mount {cpu(pids[1]) - used[1]:.2f} s")
-        used, begun, failures = [cpu(pid) for pid in pids], time.monotonic(), []
+        used, begun = [cpu(pid) for pid in pids], time.monotonic()
 
         def transfer(n):
-            try:
-                clients[n].storbinary(f"STOR f{n}", io.BytesIO(bytes(4 << 20)), blocksize=1 << 16)
-                clients[n].retrbinary(f"RETR f{n}", lambda _: None, blocksize=1 << 16)
-            except Exception as error:
-                failures.append(error)
-        threads = [threading.Thread(target=transfer, args=(n,)) for n in range(100)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+            clients[n].storbinary(f"STOR f{n}", io.BytesIO(bytes(4 << 20)), blocksize=1 << 16)
+            clients[n].retrbinary(f"RETR f{n}", lambda _: None, blocksize=1 << 16)
+        failures = side_by_side([functools.partial(transfer, n) for n in range(100)])
         seconds = time.monotonic() - begun
         spent = [cpu(pid) - was for pid, was in zip(pids, used)]
         print(f"  100 of them, 4 MiB up and down each: {800 / seconds:.0f} MiB/s; CPU front {spent[0]:.1f}, mount {spent[1]:.1f} s; "

@@ -1,5 +1,6 @@
 """Uploads that are large, many, or long at a standstill; files written in place; two gateways on one bucket."""
 
+import functools
 import os
 import resource
 import selectors
@@ -9,7 +10,7 @@ import subprocess
 import threading
 import time
 
-from rig import MIB, Rig, check, cpu, random_file, scenario, sha256, shell, status, until
+from rig import MIB, Rig, check, cpu, random_file, scenario, sha256, shell, side_by_side, status, until
 
 BLOCK = os.urandom(8 * MIB + 4099)
 
@@ -106,24 +107,17 @@ def thousand():
 
 def all_at_once(rig, job, count, size):
     """Does `job`, a transfer of `size` bytes, for each number below `count`, all at a time."""
-    start, failures, seconds = threading.Barrier(count + 1), [], []
+    used, seconds = [], []
+    start = threading.Barrier(count, action=lambda: used.extend(cpu(pid) for pid in (rig.front, rig.mount)))
 
     def run(n):
         start.wait()
         begun = time.monotonic()
         try:
             job(n)
-        except Exception as error:
-            failures.append((n, error))
-        seconds.append(time.monotonic() - begun)
-    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    pids = (rig.front, rig.mount)
-    used = [cpu(pid) for pid in pids]
-    start.wait()
-    for thread in threads:
-        thread.join()
+        finally:
+            seconds.append(time.monotonic() - begun)
+    failures = side_by_side([functools.partial(run, n) for n in range(count)])
     tell(rig, job.__name__, size, seconds, used)
     check(not failures, f"{len(failures)} failed: {failures[:2]}")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ftplib
+import functools
 import os
 import pathlib
 import random
@@ -9,10 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
-from rig import COSGATE, MIB, ROOT, Rig, check, mounts_below, random_file, scenario, sha256, shell, state_d, status, timed, until
+from rig import COSGATE, MIB, ROOT, Rig, check, mounts_below, random_file, scenario, sha256, shell, side_by_side, state_d, status, timed, until
 
 
 def disk_use(rig):
@@ -296,21 +296,13 @@ def hundred():
     """100 sessions, 16 MiB each, at once."""
     with Rig() as rig:
         sources = [random_file(rig.dir / f"{n}.payload", 16 * MIB) for n in range(100)]
-        failures = []
 
         def upload(n):
-            try:
-                client = rig.ftp(timeout=300)
-                with open(sources[n], "rb") as f:
-                    client.storbinary(f"STOR f{n}", f, blocksize=1 << 18)
-            except Exception as error:
-                failures.append((n, error))
+            client = rig.ftp(timeout=300)
+            with open(sources[n], "rb") as f:
+                client.storbinary(f"STOR f{n}", f, blocksize=1 << 18)
         begun = time.monotonic()
-        threads = [threading.Thread(target=upload, args=(n,)) for n in range(100)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        failures = side_by_side([functools.partial(upload, n) for n in range(100)])
         seconds = time.monotonic() - begun
         check(not failures, f"failures: {failures[:3]}")
         wrong = [n for n in range(100) if sha256(sources[n]) != sha256(rig.home() / f"f{n}")]

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -51,6 +52,23 @@ def until(condition, seconds, what):
                 return time.monotonic() - begun
         time.sleep(0.05)
     raise AssertionError(f"{what}: not within {seconds} s")
+
+
+def side_by_side(jobs):
+    """Runs the jobs at once, in a thread each; number and error of those that failed."""
+    failures = []
+
+    def run(number, job):
+        try:
+            job()
+        except Exception as error:
+            failures.append((number, error))
+    threads = [threading.Thread(target=run, args=numbered) for numbered in enumerate(jobs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failures
 
 
 def timed(*words):
