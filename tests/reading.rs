@@ -28,9 +28,7 @@ impl Reading {
     }
 
     async fn with(bytes: u64, plan: &Plan) -> Self {
-        let tree = Tree::new(plan);
-        let content = content(bytes);
-        tree.memory.insert("a", content.clone());
+        let (tree, content) = stored(bytes, plan);
         let (_, handle) = open(tree.vfs(), "a", READ).await.expect("it is there");
         Self { tree, handle, content }
     }
@@ -53,6 +51,13 @@ impl Reading {
         let kib = |bytes: u64| f64::from(u32::try_from(bytes / 1024).expect("less than 4 TiB"));
         kib(asked) / kib(wanted)
     }
+}
+
+/// An object `a`, and its content.
+fn stored(bytes: u64, plan: &Plan) -> (Tree, Vec<u8>) {
+    let (tree, content) = (Tree::new(plan), content(bytes));
+    tree.memory.insert("a", content.clone());
+    (tree, content)
 }
 
 fn content(bytes: u64) -> Vec<u8> {
@@ -254,9 +259,7 @@ async fn readers_share_the_memory() {
     const READERS: usize = 8;
     const BYTES: u64 = 64 * MIB;
     let plan = Plan { memory_bytes: 64 << 20, ..Plan::default() };
-    let tree = Tree::new(&plan);
-    let content = content(BYTES);
-    tree.memory.insert("a", content.clone());
+    let (tree, content) = stored(BYTES, &plan);
     let mut readers = Vec::new();
     for _ in 0..READERS {
         readers.push(open(tree.vfs(), "a", READ).await.unwrap().1);
@@ -291,9 +294,7 @@ async fn connections_are_few() {
     const READERS: usize = 200;
     const BYTES: u64 = 4 * MIB;
     let plan = Plan { memory_bytes: 256 << 20, ..Plan::default() };
-    let tree = Tree::new(&plan);
-    let content = content(BYTES);
-    tree.memory.insert("a", content.clone());
+    let (tree, content) = stored(BYTES, &plan);
     let slow = Fault::Delay(Duration::from_millis(20));
     tree.store.inject(Rule::on(Operation::GetObject).always(), slow);
     let reads = (0..READERS).map(|_| async {

@@ -39,10 +39,12 @@ port, name, seed = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 what = sys.argv[4]
 body = random.Random(seed).randbytes(11 * (1 << 20) + 12345)
 
+user = "user", "user-password"
+
 def login():
     ftp = ftplib.FTP()
     ftp.connect("127.0.0.1", port, timeout=60)
-    ftp.login("user", "user-password")
+    ftp.login(*user)
     ftp.voidcmd("TYPE I")
     return ftp
 
@@ -297,13 +299,7 @@ fn guests_go_on_in_their_directory() {
         gateway.ftp_port(),
         "f",
         r#"
-def login():
-    ftp = ftplib.FTP()
-    ftp.connect("127.0.0.1", port, timeout=60)
-    ftp.login("anonymous", "me@example.com")
-    ftp.voidcmd("TYPE I")
-    return ftp
-
+user = "anonymous", "me@example.com"
 break_off(0, 9 << 20)
 at = held()
 assert 0 < at < 9 << 20, at
