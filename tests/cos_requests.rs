@@ -738,6 +738,23 @@ async fn a_silent_store_times_out() {
 }
 
 #[tokio::test]
+async fn one_silent_connection_is_no_lost_upload() {
+    let bytes: &'static [u8] = &[7; 1000];
+    let (name, value) = crc(bytes);
+    let done = Step::Answer(answer("200 OK", &[ETAG, (name, &value)], ""));
+    let (stub, client) = start_hasty(Duration::from_secs(5), [Step::Stall, done]).await;
+    let payload = || Payload::with_crc64(vec![Bytes::from_static(bytes)], Crc64::of(bytes));
+    client.upload_part(&key("k"), &UploadId::new("15"), PartNumber::FIRST, payload()).await.unwrap();
+    assert_eq!(stub.seen().len(), 2);
+    // What makes an object is at most asked for again by who knows that the first request has failed.
+    let (stub, client) = start_hasty(Duration::from_secs(3), [Step::Stall, not_found()]).await;
+    assert_eq!(reason(put(&client, b"bytes", false).await), (Reason::TimedOut, true));
+    assert_eq!(stub.seen().len(), 1);
+    let (_stub, client) = start_hasty(Duration::from_secs(5), [Step::Stall, not_found()]).await;
+    assert_eq!(reason(client.head_object(&key("k")).await).0, Reason::NoSuchKey);
+}
+
+#[tokio::test]
 async fn a_slow_but_moving_upload_is_never_cut() {
     let bytes: &'static [u8] = vec![7; 12 << 20].leak();
     let (name, value) = crc(bytes);

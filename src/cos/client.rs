@@ -129,7 +129,8 @@ impl CosClient {
         let (mut in_doubt, mut is_clock_adopted) = (false, false);
         loop {
             let progress = Progress::new();
-            let attempt = self.attempt(request, wants, patience.for_next_attempt(), &progress).await;
+            let stall = patience.for_next_attempt(request.may_be_doubled());
+            let attempt = self.attempt(request, wants, stall, &progress).await;
             let Failure { mut error, mut again, asked } = match attempt.and_then(&judge) {
                 Ok(value) => return Ok(value),
                 Err(failure) => failure,

@@ -99,6 +99,12 @@ impl<'a> Request<'a> {
     pub(super) fn has_effect(&self) -> bool {
         !matches!(self.method, Method::GET | Method::HEAD)
     }
+
+    /// Whether it does no harm to send it again while nobody knows what has become of the first one: it only reads, or
+    /// brings a part, of which the last one counts and none before the upload is completed (*Upload Part*).
+    pub(super) fn may_be_doubled(&self) -> bool {
+        !self.has_effect() || matches!(self.operation, Operation::UploadPart | Operation::UploadPartCopy)
+    }
 }
 
 /// Where a bucket is, and with which credentials it is asked.

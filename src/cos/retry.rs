@@ -70,9 +70,11 @@ impl Patience {
         Self { limit, begun: Instant::now(), idle: Duration::ZERO, attempts: 0, broken: 0 }
     }
 
-    /// How long the next attempt may be without progress.
-    pub(super) fn for_next_attempt(&self) -> Duration {
-        self.limit.saturating_sub(self.idle).max(ATTEMPT_MIN.min(self.limit))
+    /// How long the next attempt may be without progress: half of the limit where it `may_be_doubled`, so that one
+    /// connection which has fallen silent is not the end of the call.
+    pub(super) fn for_next_attempt(&self, may_be_doubled: bool) -> Duration {
+        let most = if may_be_doubled { self.limit / 2 } else { self.limit };
+        self.limit.saturating_sub(self.idle).min(most).max(ATTEMPT_MIN.min(self.limit))
     }
 
     /// An attempt failed and had moved its last byte at `last_progress`. How long to pause before the next one;
@@ -223,10 +225,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stalled_attempt_uses_up_the_patience() {
         let mut patience = Patience::new(Duration::from_secs(60));
+        assert_eq!(patience.for_next_attempt(false), Duration::from_secs(60));
+        assert_eq!(patience.for_next_attempt(true), Duration::from_secs(30));
         let begun = Instant::now();
         tokio::time::advance(Duration::from_secs(45)).await;
         assert_eq!(patience.pause(Again::Backoff, begun, None, 0.0), Some(Duration::ZERO));
-        assert_eq!(patience.for_next_attempt(), Duration::from_secs(15));
+        assert_eq!(patience.for_next_attempt(false), Duration::from_secs(15));
+        assert_eq!(patience.for_next_attempt(true), Duration::from_secs(15));
         let begun = Instant::now();
         tokio::time::advance(Duration::from_secs(15)).await;
         assert_eq!(patience.pause(Again::Backoff, begun, None, 0.0), None);
