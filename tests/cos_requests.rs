@@ -9,6 +9,7 @@ mod stub_http;
 mod tls;
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -350,6 +351,17 @@ async fn a_proxy_gets_the_whole_url() {
     let host = "examplebucket-1250000000.cos.ap-beijing.myqcloud.com";
     assert_eq!(seen.target, format!("http://{host}/a%2F..%2Fb"));
     assert_eq!(seen.header("host"), Some(host));
+}
+
+#[tokio::test]
+async fn multiple_deletes_do_not_wait_for_each_other() {
+    let pause = Duration::from_millis(200);
+    let done = Step::Drip(vec![(pause, answer("200 OK", &[], "<DeleteResult/>"))]);
+    let (stub, client) = start([done]).await;
+    let keys: Vec<Key> = (0..3500).map(|number| key(&format!("d/{number}"))).collect();
+    assert_eq!(client.delete_objects(&keys).await.unwrap().len(), 0);
+    let connections: HashSet<usize> = stub.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!((stub.seen().len(), connections.len()), (4, 4));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use std::{
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use lru::LruCache;
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
@@ -194,6 +195,25 @@ impl CosClient {
         }
     }
 
+    /// As [`Self::delete_page`], and once more for what may be deleted a moment later.
+    async fn delete_page_again(&self, page: Vec<Key>) -> CosResult<Vec<(Key, CosError)>> {
+        let (mut left, mut failed) = (page, Vec::new());
+        for attempt in 1..=SINGLE_DELETES_MAX {
+            let (again, lasting): (Vec<_>, Vec<_>) = self
+                .delete_page(&left)
+                .await?
+                .into_iter()
+                .partition(|(_, _, again)| *again != Again::Never && attempt < SINGLE_DELETES_MAX);
+            failed.extend(lasting.into_iter().map(|(key, error, _)| (key, error)));
+            left = again.into_iter().map(|(key, _, _)| key).collect();
+            if left.is_empty() {
+                break;
+            }
+            tokio::time::sleep(SINGLE_DELETE_PAUSE * attempt).await;
+        }
+        Ok(failed)
+    }
+
     /// One request for up to 1,000 keys that fit into XML: those that could not be deleted.
     async fn delete_page(&self, keys: &[Key]) -> CosResult<Vec<(Key, CosError, Again)>> {
         let body = Payload::new(delete_document(keys.iter()));
@@ -319,21 +339,11 @@ impl ObjectStore for CosClient {
         let mut failed = Vec::new();
         // There is no encoding-type here: a key that is no XML is deleted by itself.
         let (plain, odd): (Vec<Key>, Vec<Key>) = keys.iter().cloned().partition(fits_into_xml);
-        for page in plain.chunks(KEYS_PER_DELETE) {
-            let mut left = page.to_vec();
-            for attempt in 1..=SINGLE_DELETES_MAX {
-                let (again, lasting): (Vec<_>, Vec<_>) = self
-                    .delete_page(&left)
-                    .await?
-                    .into_iter()
-                    .partition(|(_, _, again)| *again != Again::Never && attempt < SINGLE_DELETES_MAX);
-                failed.extend(lasting.into_iter().map(|(key, error, _)| (key, error)));
-                left = again.into_iter().map(|(key, _, _)| key).collect();
-                if left.is_empty() {
-                    break;
-                }
-                tokio::time::sleep(SINGLE_DELETE_PAUSE * attempt).await;
-            }
+        let pages = stream::iter(plain.chunks(KEYS_PER_DELETE).map(<[Key]>::to_vec));
+        let ended = pages.map(|page| self.delete_page_again(page)).buffer_unordered(DELETES_AT_ONCE);
+        // All of them end before it is told that one has failed.
+        for page in ended.collect::<Vec<_>>().await {
+            failed.extend(page?);
         }
         for key in odd {
             if let Err(error) = self.delete_object(&key).await {
@@ -518,6 +528,7 @@ impl ObjectStore for CosClient {
 }
 
 const KEYS_PER_DELETE: usize = 1000;
+const DELETES_AT_ONCE: usize = 8;
 /// How often a single key of a multiple delete is tried.
 const SINGLE_DELETES_MAX: u32 = 4;
 const SINGLE_DELETE_PAUSE: Duration = Duration::from_millis(200);
