@@ -443,9 +443,7 @@ async fn too_large_a_file_is_refused_at_the_write_that_crosses_the_limit() {
         single_file_bytes_max: 3 * MIB,
         upload_requests_max: 4,
         upload_answers_max: 0,
-        attr_ttl: Duration::from_secs(5),
-        grace: Duration::from_secs(30),
-        state_prefix: ".cosgate/".to_owned(),
+        ..cosgate::config::Limits::default()
     };
     site.writers = cosgate::vfs::Writers::new(&limits, tokio::runtime::Handle::current());
     site.upload("exact", &content(1, 3 * MIB), 1 << 20).await.unwrap();

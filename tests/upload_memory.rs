@@ -46,9 +46,7 @@ impl Scene {
             single_file_bytes_max: 200 << 30,
             upload_requests_max,
             upload_answers_max,
-            attr_ttl: Duration::from_secs(5),
-            grace: Duration::from_secs(30),
-            state_prefix: ".cosgate/".to_owned(),
+            ..Limits::default()
         };
         let writers = Writers::new(&limits, tokio::runtime::Handle::current());
         Self { store: Arc::new(store), keys: Keys::new(), writers }

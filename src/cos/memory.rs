@@ -92,16 +92,8 @@ impl MemoryStore {
     pub fn insert(&self, key: &str, bytes: impl Into<Bytes>) -> ETag {
         let bytes = bytes.into();
         let etag = ETag::new(&hex(&Md5::digest(&bytes)));
-        let meta = ObjectMeta {
-            size: bytes.len() as u64,
-            etag_is_md5: !etag.as_str().contains('-'),
-            etag: etag.clone(),
-            last_modified: now(),
-            crc64: Some(Crc64::of(&bytes)),
-            content_type: None,
-            metadata: BTreeMap::new(),
-        };
-        self.bucket.lock().objects.insert(key.to_owned(), Object { meta, bytes });
+        let object = Object::new(bytes, etag.clone(), None, BTreeMap::new());
+        self.bucket.lock().objects.insert(key.to_owned(), object);
         etag
     }
 
@@ -312,6 +304,27 @@ impl ObjectStore for MemoryStore {
     }
 }
 
+impl Object {
+    /// Stored now.
+    fn new(
+        bytes: Bytes,
+        etag: ETag,
+        content_type: Option<String>,
+        metadata: BTreeMap<String, String>,
+    ) -> Self {
+        let meta = ObjectMeta {
+            size: bytes.len() as u64,
+            etag_is_md5: !etag.as_str().contains('-'),
+            etag,
+            last_modified: now(),
+            crc64: Some(Crc64::of(&bytes)),
+            content_type,
+            metadata,
+        };
+        Self { meta, bytes }
+    }
+}
+
 impl Bucket {
     fn source(&self, operation: Operation, key: &Key, if_match: Option<&ETag>) -> CosResult<Object> {
         let object = self.objects.get(key.as_str()).ok_or_else(|| no_such_key(operation, key))?;
@@ -339,17 +352,9 @@ impl Bucket {
             return Err(taken(operation, key));
         }
         let content_type = new.content_type.clone().unwrap_or_else(|| media_type_of(key).to_owned());
-        let meta = ObjectMeta {
-            size: bytes.len() as u64,
-            etag_is_md5: !etag.as_str().contains('-'),
-            etag: etag.clone(),
-            last_modified: now(),
-            crc64: Some(Crc64::of(&bytes)),
-            content_type: Some(content_type),
-            metadata: new.metadata.clone(),
-        };
-        let crc64 = meta.crc64;
-        self.objects.insert(key.as_str().to_owned(), Object { meta, bytes });
+        let object = Object::new(bytes, etag.clone(), Some(content_type), new.metadata.clone());
+        let crc64 = object.meta.crc64;
+        self.objects.insert(key.as_str().to_owned(), object);
         Ok(Stored { etag, crc64, last_modified: None })
     }
 }

@@ -40,9 +40,7 @@ impl Site {
             single_file_bytes_max: 200 << 30,
             upload_requests_max,
             upload_answers_max,
-            attr_ttl: Duration::from_secs(5),
-            grace: Duration::from_secs(30),
-            state_prefix: ".cosgate/".to_owned(),
+            ..Limits::default()
         };
         let writers = Writers::new(&limits, tokio::runtime::Handle::current());
         Self { memory, store, keys: Keys::new(), writers }
