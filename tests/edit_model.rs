@@ -23,7 +23,7 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 const READ_WRITE: OpenHow =
-    OpenHow { read: true, write: true, truncate: false, append: false, exclusive: false };
+    OpenHow { read: true, write: true, truncate: false, append: false, exclusive: false, alone: false };
 const WRITE: OpenHow = OpenHow { read: false, ..READ_WRITE };
 const APPEND: OpenHow = OpenHow { append: true, ..WRITE };
 const READ: OpenHow = OpenHow { write: false, ..READ_WRITE };

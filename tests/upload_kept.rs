@@ -15,7 +15,7 @@ use tree::{FRONT, ME, NEW, Plan, READ, Tree, closer, create, open, stat};
 const MIB: usize = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3600);
 /// As the front opens what it goes on with.
-const GO_ON: OpenHow = OpenHow { read: false, write: true, truncate: false, append: false, exclusive: false };
+const GO_ON: OpenHow = OpenHow { read: false, write: true, truncate: false, append: false, exclusive: false, alone: false };
 
 fn plan() -> Plan {
     Plan { resume_window: HOUR, ..Plan::default() }

@@ -87,6 +87,7 @@ pub(super) fn open_how(flags: i32) -> OpenHow {
         truncate: has(flags, OFlags::TRUNC),
         append: has(flags, OFlags::APPEND),
         exclusive: has(flags, OFlags::EXCL),
+        alone: has(flags, OFlags::NONBLOCK),
     }
 }
 

@@ -260,7 +260,7 @@ impl OpenFile {
 
     /// What holds the first write into a file that was opened with what it has.
     fn begin_to_write(&self, shared: &Shared, place: Place) -> VfsResult<Content> {
-        let facts = shared.known(self.inode)?.facts;
+        let facts = shared.stands_for(self.inode)?;
         let target = if facts.etag.is_some() { policy::Standing::Published } else { policy::Standing::Free };
         self.policy.may_overwrite(&self.name, target)?;
         let stands = facts.etag.is_some().then_some(facts.bytes);
@@ -299,11 +299,15 @@ impl OpenFile {
         }
     }
 
-    /// Shares the edit that lives on this inode, if there is one.
+    /// Shares the edit that lives on this inode, if there is one, and neither of the two stands alone.
     pub(super) fn join_edit(&self, shared: &Shared) -> Option<Arc<Edit>> {
+        if self.is_alone() {
+            return None;
+        }
         let others = shared.writing.others_of(self);
         let edit = others
             .iter()
+            .filter(|other| !other.is_alone())
             .find_map(|other| other.content()?.edit().filter(|edit| edit.failure().is_none()).cloned())?;
         self.share_edit(edit.clone());
         Some(edit)
@@ -317,12 +321,15 @@ impl OpenFile {
             Some(Content::Edit(edit)) => return Found::Edit(edit),
             None => {}
         }
+        if self.is_alone() {
+            return Found::Nothing;
+        }
         if let Some(edit) = self.join_edit(shared) {
             return Found::Edit(edit);
         }
         for other in shared.writing.others_of(self) {
             let Some(Content::Ordered(writer)) = other.content() else { continue };
-            if other.is_armed() || other.standing().discarded {
+            if other.is_alone() || other.standing().discarded {
                 continue;
             }
             // What it fails by is for its own writer.
@@ -400,7 +407,7 @@ impl OpenFile {
             if let Some(edit) = edit {
                 return edit.read(shared, self.inode, offset, bytes).await;
             }
-            if shared.known(self.inode)?.facts.etag.is_none() {
+            if shared.stands_for(self.inode)?.etag.is_none() {
                 return Ok(Bytes::new());
             }
             let new = || Reader::new(shared, self.inode, self.key.clone(), &self.name, None, true);

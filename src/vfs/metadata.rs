@@ -84,7 +84,8 @@ async fn resize(vfs: &Vfs, inode: InodeNo, handle: Option<HandleNo>, bytes: u64)
     if known.facts.is_link() {
         return Err(VfsError::Invalid { why: "a symbolic link cannot be given a size" });
     }
-    let file = shared.open_file(inode, handle);
+    // Without a descriptor it is said of the file, and not of a transfer.
+    let file = shared.open_file(inode, handle).filter(|file| handle.is_some() || !file.is_alone());
     if let Some(file) = file.as_ref().filter(|file| !file.is_begun()) {
         file.join_edit(shared);
     }

@@ -48,6 +48,7 @@ pub(super) async fn create(
     let name = component(name)?;
     let directory = shared.directory(parent)?;
     let key = shared.names.key(&directory, name)?;
+    let how = as_may_be(shared, how, caller);
     let place = place_to_create(vfs, parent, &directory, name, &key, how).await?;
     let (inode, is_absent) = (place.inode, place.stands.is_none());
     let file = OpenFile::new(shared, inode, parent, name, key, how, caller, vfs.policy, vfs.view);
@@ -191,8 +192,9 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
         return Err(VfsError::ReplacedMeanwhile { name: name.to_owned() });
     }
     let key = shared.names.key(&shared.directory(known.parent)?, name)?;
+    let how = as_may_be(shared, how, caller);
     if !how.write && !how.truncate {
-        return open_for_reading(vfs, inode, &known, key, caller).await;
+        return open_for_reading(vfs, inode, &known, key, how.alone || shared.is_front_user(caller)).await;
     }
     vfs.policy.may_change()?;
     shared.counted().await?;
@@ -207,18 +209,22 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
     Ok(register(shared, &file))
 }
 
+/// Standing alone is for the front.
+fn as_may_be(shared: &Shared, how: OpenHow, caller: Caller) -> OpenHow {
+    OpenHow { alone: how.alone && shared.is_front(caller).is_ok(), ..how }
+}
+
 async fn open_for_reading(
     vfs: &Vfs,
     inode: InodeNo,
     known: &Known,
     key: Key,
-    caller: Caller,
+    objects_only: bool,
 ) -> VfsResult<HandleNo> {
     vfs.policy.may_read()?;
     let shared = &vfs.shared;
     let is_unpublished = known.facts.etag.is_none() || known.link == Link::Detached;
     // A download is of one version, whatever others do to the file meanwhile.
-    let objects_only = shared.is_front_user(caller);
     let is_edited = !objects_only && shared.writing.edit_of(inode).is_some();
     if is_unpublished && !is_edited {
         shared.settle_writers(key.as_str(), &known.name).await?;

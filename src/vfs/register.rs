@@ -85,6 +85,12 @@ impl Writing {
         register.by_inode.get(&inode)?.iter().rev().find(|file| file.is_begun()).cloned()
     }
 
+    /// The file that gives an inode the size that all see. Where there is an object it is none that stands alone.
+    pub(super) fn shown_of(&self, inode: InodeNo, is_object: bool) -> Option<Arc<OpenFile>> {
+        let is_shown = |file: &&Arc<OpenFile>| file.is_begun() && !(is_object && file.is_alone());
+        self.all_of_inode(inode).iter().rev().find(is_shown).cloned()
+    }
+
     fn all_of_inode(&self, inode: InodeNo) -> Vec<Arc<OpenFile>> {
         self.register.lock().by_inode.get(&inode).cloned().unwrap_or_default()
     }
@@ -96,10 +102,10 @@ impl Writing {
         files.filter(|other| !std::ptr::eq(&raw const ***other, &raw const *file)).cloned().collect()
     }
 
-    /// The edit of an inode, as long as it lives.
+    /// The edit of an inode that its descriptors share, as long as it lives.
     pub(super) fn edit_of(&self, inode: InodeNo) -> Option<Arc<Edit>> {
         let files = self.all_of_inode(inode);
-        let edits = files.iter().filter_map(|file| file.content()?.edit().cloned());
+        let edits = files.iter().filter(|file| !file.is_alone()).filter_map(|file| file.content()?.edit().cloned());
         edits.into_iter().find(|edit| edit.failure().is_none())
     }
 
@@ -203,6 +209,17 @@ impl Shared {
     pub(super) fn open_file(&self, inode: InodeNo, handle: Option<HandleNo>) -> Option<Arc<OpenFile>> {
         let by_handle = handle.and_then(|handle| self.handle(handle).ok()?.for_writing().ok());
         by_handle.or_else(|| self.writing.last_of_inode(inode))
+    }
+
+    /// What an inode is, for who begins to change it: where a writer has taken it from its name, what the name leads to.
+    pub(super) fn stands_for(&self, inode: InodeNo) -> VfsResult<Facts> {
+        let known = self.known(inode)?;
+        if known.link != Link::Detached {
+            return Ok(known.facts);
+        }
+        let named = self.inodes.lock().named(known.parent, &known.name);
+        let object = named.map(|(_, named)| named.facts).filter(|facts| facts.etag.is_some());
+        Ok(object.unwrap_or(known.facts))
     }
 
     /// A file that exists for its writer only, beginning now.

@@ -249,7 +249,7 @@ impl Shared {
 
     /// What stat shows of an inode; of a file that is being written, the bytes accepted so far.
     pub(super) fn attributes(&self, inode: InodeNo, known: &Known, kept: Option<&Posix>) -> Attributes {
-        let writer = self.writing.of_inode(inode);
+        let writer = self.writing.shown_of(inode, known.facts.etag.is_some());
         let pending = writer.as_ref().and_then(|file| file.pending_attributes());
         let kept = if self.posix_metadata { pending.as_ref().or(kept) } else { None };
         let mut shown = attributes(inode, &known.facts, &self.shows, kept);

@@ -84,6 +84,9 @@ pub struct OpenHow {
     pub append: bool,
     /// O_EXCL: fail where the name exists.
     pub exclusive: bool,
+    /// O_NONBLOCK, which the front says and programs hardly do: what it writes is no other descriptor's, and what
+    /// it reads are objects. Of nobody who may not use the front's words.
+    pub alone: bool,
 }
 
 /// What fallocate(2) asks for.

@@ -203,6 +203,11 @@ impl OpenFile {
         self.state.lock().armed
     }
 
+    /// Its content is nobody else's: a transfer is whole or nothing, whoever changes the file meanwhile.
+    pub(super) fn is_alone(&self) -> bool {
+        self.how.alone || self.is_armed()
+    }
+
     /// # Errors
     /// `Invalid` where it was given up.
     pub(super) fn is_not_discarded(&self) -> VfsResult<()> {
@@ -224,7 +229,7 @@ impl OpenFile {
         _deciding: &Deciding<'_>,
     ) -> VfsResult<Option<Arc<Edit>>> {
         let is_published = self.state.lock().writer().is_some_and(|writer| writer.published().is_some());
-        let other = shared.writing.edit_of(self.inode).filter(|_| is_published);
+        let other = shared.writing.edit_of(self.inode).filter(|_| is_published && !self.is_alone());
         let mut state = self.state.lock();
         let writer = match &state.content {
             None => return Ok(None),

@@ -35,9 +35,9 @@ pub const ALL: PolicyConfig = PolicyConfig {
     overwrite_enable: true,
 };
 pub const NEW: OpenHow =
-    OpenHow { read: false, write: true, truncate: true, append: false, exclusive: false };
+    OpenHow { read: false, write: true, truncate: true, append: false, exclusive: false, alone: false };
 pub const READ: OpenHow =
-    OpenHow { read: true, write: false, truncate: false, append: false, exclusive: false };
+    OpenHow { read: true, write: false, truncate: false, append: false, exclusive: false, alone: false };
 
 /// How a tree is made; change what a test is about.
 #[derive(Debug, Clone)]

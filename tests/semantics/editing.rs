@@ -1,12 +1,13 @@
 //! Changing files in place.
 
 use bytes::Bytes;
-use cosgate::vfs::{OpenHow, VfsError};
+use cosgate::vfs::{HandleNo, OpenHow, VfsError};
 
 use crate::{
     close, tree,
     tree::{
-        FRONT, NEW, READ, closer, create, open, read_file, rename, stat, truncate, unlink, write, write_file,
+        FRONT, NEW, READ, Tree, closer, create, open, read_file, rename, stat, truncate, unlink, write,
+        write_file,
     },
 };
 
@@ -171,6 +172,93 @@ async fn the_front_reads_objects() {
     assert_eq!(tree.vfs().read(download, 0, 10).await.unwrap(), "12345");
     close(tree.vfs(), handle).await.unwrap();
     tree.vfs().release(download).await.unwrap();
+}
+
+const TRANSFER: OpenHow = OpenHow { truncate: false, alone: true, ..NEW };
+
+/// A transfer that stores, appends to or goes on with `a`, armed, with all its bytes.
+async fn transfer(tree: &Tree, how: OpenHow, keep: Option<u64>, piece: &'static str) -> HandleNo {
+    let (inode, handle) = open(tree.vfs(), "a", how).await.unwrap();
+    tree.vfs().arm(handle, FRONT).unwrap();
+    if let Some(bytes) = keep {
+        truncate(tree.vfs(), inode, Some(handle), bytes).await.unwrap();
+    }
+    let offset = keep.unwrap_or(0);
+    tree.vfs().write(handle, offset, Bytes::from(piece), how.append, false).await.unwrap();
+    handle
+}
+
+/// > An upload through the front shares nothing with others who write the file: it replaces what was published or leaves it, and theirs rests on that.
+#[tokio::test]
+async fn a_transfer_and_an_editor_are_two_files() {
+    let transfers = [
+        (OpenHow { truncate: true, ..TRANSFER }, None, "new", "new"),
+        (OpenHow { append: true, ..TRANSFER }, None, " more", "content more"),
+        (TRANSFER, Some(3), "sole", "console"),
+    ];
+    for (how, keep, piece, whole) in transfers {
+        for is_broken in [true, false] {
+            let tree = tree();
+            tree.memory.insert("a", "content");
+            let append = OpenHow { truncate: false, append: true, ..NEW };
+            let (_, editor) = open(tree.vfs(), "a", append).await.unwrap();
+            tree.vfs().write(editor, 0, Bytes::from(" here"), true, false).await.unwrap();
+            let (_, late) = open(tree.vfs(), "a", OpenHow { read: true, ..append }).await.unwrap();
+            let transfer = transfer(&tree, how, keep, piece).await;
+            assert_eq!(tree.memory.content("a").unwrap(), "content");
+            if is_broken {
+                tree.vfs().release(transfer).await.unwrap();
+                close(tree.vfs(), editor).await.unwrap();
+                tree.vfs().write(late, 0, Bytes::from(" late"), true, false).await.unwrap();
+                close(tree.vfs(), late).await.unwrap();
+                assert_eq!(tree.memory.content("a").unwrap(), "content here late");
+            } else {
+                tree.vfs().commit(transfer, piece.len() as u64, FRONT).await.unwrap();
+                tree.vfs().release(transfer).await.unwrap();
+                assert_eq!(tree.memory.content("a").unwrap(), whole);
+                let closed = close(tree.vfs(), editor).await;
+                assert!(matches!(closed, Err(VfsError::ReplacedMeanwhile { .. })), "{closed:?}");
+                assert_eq!(tree.memory.content("a").unwrap(), whole);
+            }
+        }
+    }
+}
+
+/// A name that STOR is about to replace still has what REST keeps.
+#[tokio::test]
+async fn two_transfers_are_two_files() {
+    for is_broken in [true, false] {
+        let tree = tree();
+        tree.memory.insert("a", "content");
+        let (inode, rest) = open(tree.vfs(), "a", TRANSFER).await.unwrap();
+        tree.vfs().arm(rest, FRONT).unwrap();
+        let stor = transfer(&tree, OpenHow { truncate: true, ..TRANSFER }, None, "all of it").await;
+        truncate(tree.vfs(), inode, Some(rest), 3).await.unwrap();
+        write(tree.vfs(), rest, 3, b"sole").await.unwrap();
+        assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 7);
+        tree.vfs().commit(rest, 4, FRONT).await.unwrap();
+        tree.vfs().release(rest).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), "console");
+        if !is_broken {
+            tree.vfs().commit(stor, 9, FRONT).await.unwrap();
+        }
+        tree.vfs().release(stor).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), if is_broken { "console" } else { "all of it" });
+    }
+}
+
+/// > A download through the front is of one published version, whatever others do to the file meanwhile.
+#[tokio::test]
+async fn a_download_shows_no_edit() {
+    let tree = tree();
+    tree.memory.insert("a", "content");
+    let (_, editor) = open(tree.vfs(), "a", OpenHow { truncate: false, ..NEW }).await.unwrap();
+    write(tree.vfs(), editor, 0, b"C").await.unwrap();
+    let (_, download) = open(tree.vfs(), "a", OpenHow { alone: true, ..READ }).await.unwrap();
+    assert_eq!(tree.vfs().read(download, 0, 100).await.unwrap(), "content");
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"Content");
+    tree.vfs().release(download).await.unwrap();
+    close(tree.vfs(), editor).await.unwrap();
 }
 
 /// > Closing a descriptor publishes what was written through it, and not what another one has just begun to change.
