@@ -15,7 +15,8 @@ use tree::{FRONT, ME, NEW, Plan, READ, Tree, closer, create, open, stat};
 const MIB: usize = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3600);
 /// As the front opens what it goes on with.
-const GO_ON: OpenHow = OpenHow { read: false, write: true, truncate: false, append: false, exclusive: false, alone: false };
+const GO_ON: OpenHow =
+    OpenHow { read: false, write: true, truncate: false, append: false, exclusive: false, alone: false };
 
 fn plan() -> Plan {
     Plan { resume_window: HOUR, ..Plan::default() }
@@ -177,6 +178,26 @@ async fn however_often_it_breaks_the_file_becomes_whole() {
         for tree in &trees {
             tree.assert_at_rest(&format!("seed {seed}, {name}")).await;
         }
+    }
+}
+
+/// What was renamed onto the name, or stored there behind this gateway's back, is not the file whose upload broke.
+#[tokio::test]
+async fn what_has_come_there_since_may_be_gone_on_with() {
+    let tree = Tree::new(&Plan { attr_ttl: Duration::ZERO, ..plan() });
+    let vfs = tree.vfs();
+    let whole = content(3, 5 * MIB);
+    for name in ["renamed", "replaced"] {
+        tree.memory.insert(name, Bytes::from("old"));
+        assert_eq!(broken(vfs, name, &whole, 0, whole.len()).await, 0);
+        let asked = vfs.held(OsStr::new(name), true, FRONT).await;
+        assert!(matches!(asked, Err(VfsError::ReplacedMeanwhile { .. })), "{asked:?}");
+    }
+    tree.memory.insert("other", Bytes::from("another"));
+    tree::rename(vfs, "other", "renamed", false).await.expect("rename");
+    tree.memory.insert("replaced", Bytes::from("by a console"));
+    for name in ["renamed", "replaced"] {
+        assert_eq!(vfs.held(OsStr::new(name), true, FRONT).await.expect("held"), 0, "{name}");
     }
 }
 

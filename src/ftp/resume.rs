@@ -34,9 +34,21 @@ use super::{
 use crate::{config::OUTDATED_TIME, ioctl};
 
 /// Files that were to be replaced by uploads which broke. Each is what it was before, and its client may take that
-/// for the beginning of what it has sent: going on behind it would make one file of two, and answer 226.
+/// for the beginning of what it has sent: going on behind it would make one file of two, and answer 226. What has come
+/// there since is none of them.
 #[derive(Debug)]
-pub(super) struct Outdated(Mutex<LruCache<String, Instant>>);
+pub(super) struct Outdated(Mutex<LruCache<String, Stood>>);
+
+/// When an upload broke, and what stood there: its bytes and time, where they could be told.
+#[derive(Debug, Clone, Copy)]
+struct Stood {
+    since: Instant,
+    file: Option<(u64, i64)>,
+}
+
+fn file_of(facts: &Facts) -> (u64, i64) {
+    (facts.bytes, facts.modified)
+}
 
 impl Default for Outdated {
     fn default() -> Self {
@@ -45,16 +57,18 @@ impl Default for Outdated {
 }
 
 impl Outdated {
-    fn note(&self, path: &ClientPath) {
-        self.0.lock().put(path.relative().to_owned(), Instant::now());
+    fn note(&self, path: &ClientPath, file: Option<(u64, i64)>) {
+        self.0.lock().put(path.relative().to_owned(), Stood { since: Instant::now(), file });
     }
 
     fn forget(&self, path: &ClientPath) {
         self.0.lock().pop(path.relative());
     }
 
-    fn holds(&self, path: &ClientPath) -> bool {
-        self.0.lock().peek(path.relative()).is_some_and(|since| since.elapsed() < OUTDATED_TIME)
+    /// Where something is known of the name: what stood there, or `None` where that could not be told.
+    fn stood(&self, path: &ClientPath) -> Option<Option<(u64, i64)>> {
+        let stood = self.0.lock().peek(path.relative()).copied()?;
+        (stood.since.elapsed() < OUTDATED_TIME).then_some(stood.file)
     }
 }
 
@@ -66,10 +80,21 @@ impl Home {
             self.outdated.forget(&path);
         } else if how == StoreHow::Replace {
             let target = path.clone();
-            let looked = self.run(move |root| root.look(&target)).await;
-            if !looked.is_err_and(|error| errno_of(&error) == Errno::NOENT) {
-                self.outdated.note(&path);
+            match self.run(move |root| root.look(&target)).await {
+                Ok(facts) => self.outdated.note(&path, Some(file_of(&facts))),
+                Err(error) if errno_of(&error) == Errno::NOENT => {}
+                Err(_) => self.outdated.note(&path, None),
             }
+        }
+    }
+
+    /// Whether what stands there is what stood there when an upload of that name broke.
+    async fn is_outdated(self: &Arc<Self>, path: &ClientPath) -> bool {
+        let Some(stood) = self.outdated.stood(path) else { return false };
+        let target = path.clone();
+        match self.run(move |root| root.look(&target)).await {
+            Ok(facts) => stood.is_none_or(|file| file == file_of(&facts)),
+            Err(error) => errno_of(&error) != Errno::NOENT,
         }
     }
 }
@@ -231,7 +256,7 @@ impl FrontDesk {
             return Ok(how);
         }
         let Login::In(session) = &self.login else { return Ok(how) };
-        let is_outdated = || session.context.user().home.outdated.holds(path);
+        let home = session.context.user().home.clone();
         match self.held(path, true).await {
             Err(error) if errno_of(&error) == Errno::STALE => Err(outdated(path)),
             Ok(Some(at)) if how == StoreHow::Append || at == restart => Ok(StoreHow::GoOn { at }),
@@ -239,7 +264,7 @@ impl FrontDesk {
             told => {
                 if let Some(reply) = told.err().and_then(|error| passing(&error, Deed::Store, path)) {
                     Err(reply)
-                } else if is_outdated() {
+                } else if home.is_outdated(path).await {
                     Err(outdated(path))
                 } else if how == StoreHow::Append {
                     Ok(how)

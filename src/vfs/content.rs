@@ -260,7 +260,7 @@ impl OpenFile {
 
     /// What holds the first write into a file that was opened with what it has.
     fn begin_to_write(&self, shared: &Shared, place: Place) -> VfsResult<Content> {
-        let facts = shared.stands_for(self.inode)?;
+        let facts = self.stands_for(shared)?;
         let target = if facts.etag.is_some() { policy::Standing::Published } else { policy::Standing::Free };
         self.policy.may_overwrite(&self.name, target)?;
         let stands = facts.etag.is_some().then_some(facts.bytes);
@@ -407,7 +407,7 @@ impl OpenFile {
             if let Some(edit) = edit {
                 return edit.read(shared, self.inode, offset, bytes).await;
             }
-            if shared.stands_for(self.inode)?.etag.is_none() {
+            if self.stands_for(shared)?.etag.is_none() {
                 return Ok(Bytes::new());
             }
             let new = || Reader::new(shared, self.inode, self.key.clone(), &self.name, None, true);

@@ -15,6 +15,7 @@ use tracing::{error, warn};
 
 use super::{
     Caller, Closer, Entry, HandleNo, InodeNo, Notice, OpenHow, Vfs, VfsError, VfsResult,
+    attr::Facts,
     close::Word,
     handle::Handle,
     inode::{Known, Link},
@@ -52,6 +53,7 @@ pub(super) async fn create(
     let place = place_to_create(vfs, parent, &directory, name, &key, how).await?;
     let (inode, is_absent) = (place.inode, place.stands.is_none());
     let file = OpenFile::new(shared, inode, parent, name, key, how, caller, vfs.policy, vfs.view);
+    file.note_stood(place.stands.clone());
     let handle = register(shared, &file);
     match begin_created(shared, &file, place).await {
         Err(error) => {
@@ -82,8 +84,8 @@ struct Place {
     inode: InodeNo,
     /// The file begins anew; else what is there is opened.
     begins: bool,
-    /// Bytes of the object that has the name.
-    stands: Option<u64>,
+    /// The object that has the name.
+    stands: Option<Facts>,
     share: Option<Share>,
     /// When the name was looked up.
     asked: Instant,
@@ -113,8 +115,9 @@ async fn place_to_create(
         }
         let begins = may_create(vfs, name, how, target.as_ref())?;
         let published = target.as_ref().filter(|target| !target.is_unpublished());
-        let stands = published.map(|target| target.facts.bytes);
-        let share = if begins { shared.share(key, stands)? } else { None };
+        let stands = published.map(|target| target.facts.clone());
+        let bytes = stands.as_ref().map(|facts| facts.bytes);
+        let share = if begins { shared.share(key, bytes)? } else { None };
         if let Some(inode) = inode_to_create(shared, parent, name, target.as_ref(), begins)? {
             return Ok(Place { inode, begins, stands, share, asked });
         }
@@ -202,6 +205,7 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
         vfs.policy.may_read()?;
     }
     let file = OpenFile::new(shared, inode, known.parent, name, key, how, caller, vfs.policy, vfs.view);
+    file.note_stood(Some(known.facts.clone()));
     if how.truncate {
         truncate(vfs, &file).await?;
     }

@@ -105,7 +105,8 @@ impl Writing {
     /// The edit of an inode that its descriptors share, as long as it lives.
     pub(super) fn edit_of(&self, inode: InodeNo) -> Option<Arc<Edit>> {
         let files = self.all_of_inode(inode);
-        let edits = files.iter().filter(|file| !file.is_alone()).filter_map(|file| file.content()?.edit().cloned());
+        let edits =
+            files.iter().filter(|file| !file.is_alone()).filter_map(|file| file.content()?.edit().cloned());
         edits.into_iter().find(|edit| edit.failure().is_none())
     }
 
@@ -209,17 +210,6 @@ impl Shared {
     pub(super) fn open_file(&self, inode: InodeNo, handle: Option<HandleNo>) -> Option<Arc<OpenFile>> {
         let by_handle = handle.and_then(|handle| self.handle(handle).ok()?.for_writing().ok());
         by_handle.or_else(|| self.writing.last_of_inode(inode))
-    }
-
-    /// What an inode is, for who begins to change it: where a writer has taken it from its name, what the name leads to.
-    pub(super) fn stands_for(&self, inode: InodeNo) -> VfsResult<Facts> {
-        let known = self.known(inode)?;
-        if known.link != Link::Detached {
-            return Ok(known.facts);
-        }
-        let named = self.inodes.lock().named(known.parent, &known.name);
-        let object = named.map(|(_, named)| named.facts).filter(|facts| facts.etag.is_some());
-        Ok(object.unwrap_or(known.facts))
     }
 
     /// A file that exists for its writer only, beginning now.

@@ -44,7 +44,7 @@ async fn held_at(shared: &Shared, spot: &Spot, to_go_on: bool) -> VfsResult<Opti
         return shared.uploads.held(&key).await;
     };
     // Whoever goes on with that would make a file of two.
-    if to_go_on && shared.uploads.is_outdated(&key, target.facts.modified).await? {
+    if to_go_on && shared.uploads.is_outdated(&key, &target.facts).await? {
         return Err(VfsError::ReplacedMeanwhile { name: spot.name.clone() });
     }
     Ok(None)

@@ -13,10 +13,12 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tracing::{debug, info, warn};
 
 use super::{
-    AttributeChange, Caller, FileKind, InodeNo, MountPolicy, OpenHow, VfsError, VfsResult,
+    AttributeChange, Caller, FileKind, InodeNo, MountPolicy, Notice, OpenHow, VfsError, VfsResult,
+    attr::Facts,
     close::{Standing, Verdict, Word, decide},
     content::{Content, Place},
     edit::{Beginning, Edit},
+    inode::Link,
     posix::Posix,
     quota::Share,
     read::Reader,
@@ -79,6 +81,8 @@ struct State {
     kept: Posix,
     /// The old object, for who reads before anything has begun.
     reader: Option<Arc<Reader>>,
+    /// The object that stood there when it was opened.
+    stood: Option<Facts>,
 }
 
 impl State {
@@ -321,6 +325,27 @@ impl OpenFile {
         Ok(())
     }
 
+    /// `facts` are those of the name that is opened.
+    pub(super) fn note_stood(&self, facts: Option<Facts>) {
+        self.state.lock().stood = facts.filter(|facts| facts.etag.is_some());
+    }
+
+    /// The object that a change rests on: where a writer has taken the inode from its name, what the name leads to, or
+    /// stood there at open where the table has forgotten that.
+    pub(super) fn stands_for(&self, shared: &Shared) -> VfsResult<Facts> {
+        let known = shared.known(self.inode)?;
+        if known.link != Link::Detached {
+            return Ok(known.facts);
+        }
+        let is_object = |facts: &Facts| facts.etag.is_some();
+        let named = shared.inodes.lock().named(known.parent, &known.name).map(|(_, named)| named.facts);
+        if let Some(facts) = named.filter(is_object) {
+            return Ok(facts);
+        }
+        let stood = self.state.lock().stood.clone().filter(|_| !is_object(&known.facts));
+        Ok(stood.unwrap_or(known.facts))
+    }
+
     /// Nothing stands under the name.
     pub(super) fn note_new(&self) {
         self.state.lock().is_new = true;
@@ -365,7 +390,8 @@ impl OpenFile {
                 shared.uploads.replaced(&self.key);
                 let in_order = self.content().is_some_and(|content| content.edit().is_none());
                 if in_order && self.is_armed() && !self.state.lock().is_new {
-                    shared.uploads.note_outdated(&self.key);
+                    let stands = self.stands_for(shared).ok().and_then(|facts| facts.etag);
+                    shared.uploads.note_outdated(&self.key, stands);
                 }
             }
             return self.discard(shared, why).await;
@@ -470,6 +496,10 @@ impl OpenFile {
         info!(key = %self.key, bytes = published.bytes, "published");
         shared.uploads.note_current(&self.key);
         let facts = shared.show_published(self, &published, &kept);
+        if self.is_alone() && self.content().is_some_and(|content| content.edit().is_some()) {
+            // Its size was not to be seen until now, and whoever asks behind the commit is to see it.
+            shared.tell_all_and_wait(vec![Notice::Inode { inode: self.inode }]).await;
+        }
         if !published.as_asked && shared.posix_metadata && !kept.is_empty() {
             // The upload had begun before they were set.
             shared.gather(self.key.clone(), self.parent, &self.name, facts, kept);

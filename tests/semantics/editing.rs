@@ -233,6 +233,8 @@ async fn two_transfers_are_two_files() {
         let (inode, rest) = open(tree.vfs(), "a", TRANSFER).await.unwrap();
         tree.vfs().arm(rest, FRONT).unwrap();
         let stor = transfer(&tree, OpenHow { truncate: true, ..TRANSFER }, None, "all of it").await;
+        // Whoever asks for the name and forgets it leaves nothing of it in the table.
+        assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 7);
         truncate(tree.vfs(), inode, Some(rest), 3).await.unwrap();
         write(tree.vfs(), rest, 3, b"sole").await.unwrap();
         assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 7);

@@ -26,7 +26,7 @@ use std::{
     fmt,
     num::NonZeroUsize,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use lru::LruCache;
@@ -60,7 +60,7 @@ pub(in crate::vfs) struct Uploads {
     /// Entries whose names were stored anew while they could not be cleared away. A leaf.
     superseded: Mutex<LruCache<Key, ()>>,
     /// Names whose object was to be replaced by a transfer that broke, and when; `None`: it has been since. A leaf.
-    outdated: Mutex<LruCache<Key, Option<Instant>>>,
+    outdated: Mutex<LruCache<Key, Option<outdated::Outdated>>>,
     /// Held while a mark is put or removed, so that the last word stays.
     marking: AsyncMutex<()>,
     /// Requests in the background.

@@ -22,13 +22,31 @@ use super::{Uploads, entry::seconds};
 use crate::{
     config::OUTDATED_TIME,
     cos::{Key, NewObject, Payload, Reason},
-    vfs::{VfsError, VfsResult},
+    vfs::{
+        VfsError, VfsResult,
+        attr::{Facts, PackedETag},
+    },
 };
 
+/// That a name's object was to be replaced by a transfer which broke.
+#[derive(Debug)]
+pub(super) struct Outdated {
+    since: Instant,
+    /// The object that stood there, where that is known: what has come there since is not outdated.
+    object: Option<PackedETag>,
+}
+
+impl Outdated {
+    fn concerns(&self, facts: &Facts) -> bool {
+        let is_that = self.object.is_none() || self.object == facts.etag;
+        is_that && self.since.elapsed() < OUTDATED_TIME
+    }
+}
+
 impl Uploads {
-    /// A transfer that was to replace the object under `key` broke.
-    pub(in crate::vfs) fn note_outdated(self: &Arc<Self>, key: &Key) {
-        self.outdated.lock().put(key.clone(), Some(Instant::now()));
+    /// A transfer that was to replace `object` under `key` broke.
+    pub(in crate::vfs) fn note_outdated(self: &Arc<Self>, key: &Key, object: Option<PackedETag>) {
+        self.outdated.lock().put(key.clone(), Some(Outdated { since: Instant::now(), object }));
         let Some(mark) = self.places.mark(key) else { return };
         let (uploads, key) = (Arc::clone(self), key.clone());
         self.in_background(async move {
@@ -48,7 +66,7 @@ impl Uploads {
     pub(in crate::vfs) fn note_current(self: &Arc<Self>, key: &Key) {
         match self.outdated.lock().get_mut(key) {
             // The mark may stay for a moment.
-            Some(since) if since.is_some() => *since = None,
+            Some(noted) if noted.is_some() => *noted = None,
             Some(_) | None => return,
         }
         let Some(mark) = self.places.mark(key) else { return };
@@ -59,23 +77,24 @@ impl Uploads {
         });
     }
 
-    /// Whether the object under `key`, stored at `modified`, was to be replaced since.
+    /// Whether the object under `key` was to be replaced since it was stored.
     ///
     /// # Errors
     /// What the store answered.
-    pub(in crate::vfs) async fn is_outdated(&self, key: &Key, modified: SystemTime) -> VfsResult<bool> {
-        if let Some(since) = self.outdated.lock().peek(key) {
-            return Ok(since.is_some_and(|since| since.elapsed() < OUTDATED_TIME));
+    pub(in crate::vfs) async fn is_outdated(&self, key: &Key, facts: &Facts) -> VfsResult<bool> {
+        if let Some(noted) = self.outdated.lock().peek(key) {
+            return Ok(noted.as_ref().is_some_and(|noted| noted.concerns(facts)));
         }
         let Some(mark) = self.places.mark(key) else { return Ok(false) };
         match self.store.head_object(&mark).await {
             Ok(meta) => {
                 // HEAD tells whole seconds. Of two in the same second the mark counts: a file sent whole is never wrong.
                 let is_outdated =
-                    seconds(meta.last_modified) >= seconds(modified) && !is_over(meta.last_modified);
+                    seconds(meta.last_modified) >= seconds(facts.modified) && !is_over(meta.last_modified);
                 if is_outdated {
                     // Whoever stores it as a whole takes the mark away.
-                    self.outdated.lock().put(key.clone(), Some(Instant::now()));
+                    let noted = Outdated { since: Instant::now(), object: facts.etag.clone() };
+                    self.outdated.lock().put(key.clone(), Some(noted));
                 }
                 Ok(is_outdated)
             }

@@ -25,7 +25,10 @@ use super::{
     entry::{Entry, State, read_document},
     gateway::Life,
 };
-use crate::cos::{CosError, ETag, Key, ListRequest, ListedObject, Reason};
+use crate::{
+    cos::{CosError, ETag, Key, ListRequest, ListedObject, Reason},
+    vfs::attr::PackedETag,
+};
 
 /// From one sweep to the next.
 const SWEEP_EACH: Duration = Duration::from_secs(60);
@@ -186,8 +189,10 @@ impl Uploads {
                 },
                 Verdict::Abort => {
                     self.store.abort_multipart_upload(&look.key, &look.entry.upload).await?;
-                    if life == Life::Gone && self.store.head_object(&look.key).await.is_ok() {
-                        self.note_outdated(&look.key);
+                    if life == Life::Gone
+                        && let Ok(object) = self.store.head_object(&look.key).await
+                    {
+                        self.note_outdated(&look.key, Some(PackedETag::new(&object.etag)));
                     }
                     info!(key = %look.key, upload = look.entry.upload.as_str(),
                         "an upload that was left behind is aborted");
