@@ -434,7 +434,12 @@ impl OpenFile {
         {
             write_zeros(&writer, bytes).await?;
         } else {
-            self.edit_of(shared).await?.resize(bytes).await?;
+            let edit = self.edit_of(shared).await?;
+            // A transfer keeps a beginning that it was told of: it makes none of zeros where there is none any more.
+            if self.is_armed() && bytes > edit.bytes_now().await? {
+                return Err(VfsError::ReplacedMeanwhile { name: self.name.clone() });
+            }
+            edit.resize(bytes).await?;
         }
         self.note_written(0);
         Ok(())

@@ -160,6 +160,20 @@ async fn who_may_write_reads_what_others_have_published_meanwhile() {
     }
 }
 
+/// What REST keeps has become shorter since the front looked: no zeros stand in for it.
+#[tokio::test]
+async fn a_transfer_keeps_no_more_than_there_is() {
+    let tree = tree();
+    tree.memory.insert("a", "content");
+    let (inode, rest) = open(tree.vfs(), "a", TRANSFER).await.unwrap();
+    tree.vfs().arm(rest, FRONT).unwrap();
+    write_file(tree.vfs(), "a", b"co").await.unwrap();
+    let kept = truncate(tree.vfs(), inode, Some(rest), 3).await;
+    assert!(matches!(kept, Err(VfsError::ReplacedMeanwhile { .. })), "{kept:?}");
+    tree.vfs().release(rest).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "co");
+}
+
 /// > A download through the front is of one published version, whatever others do to the file meanwhile.
 #[tokio::test]
 async fn the_front_reads_objects() {
@@ -178,13 +192,16 @@ const TRANSFER: OpenHow = OpenHow { truncate: false, alone: true, ..NEW };
 
 /// A transfer that stores, appends to or goes on with `a`, armed, with all its bytes.
 async fn transfer(tree: &Tree, how: OpenHow, keep: Option<u64>, piece: &'static str) -> HandleNo {
-    let (inode, handle) = open(tree.vfs(), "a", how).await.unwrap();
-    tree.vfs().arm(handle, FRONT).unwrap();
+    let (inode, handle) = open(tree.vfs(), "a", how).await.expect("a transfer takes it");
+    tree.vfs().arm(handle, FRONT).expect("a transfer takes it");
     if let Some(bytes) = keep {
-        truncate(tree.vfs(), inode, Some(handle), bytes).await.unwrap();
+        truncate(tree.vfs(), inode, Some(handle), bytes).await.expect("a transfer takes it");
     }
     let offset = keep.unwrap_or(0);
-    tree.vfs().write(handle, offset, Bytes::from(piece), how.append, false).await.unwrap();
+    tree.vfs()
+        .write(handle, offset, Bytes::from(piece), how.append, false)
+        .await
+        .expect("a transfer takes it");
     handle
 }
 
