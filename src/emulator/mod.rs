@@ -295,16 +295,6 @@ impl Emulator {
         }
     }
 
-    /// Sets all counters to 0.
-    pub fn reset_counts(&self) {
-        self.service.counters.reset();
-    }
-
-    /// From the next request on, on every connection; zeros = as fast as it goes.
-    pub fn set_pace(&self, latency: Duration, per_connection_bandwidth: u64) {
-        self.service.pace.set(latency, per_connection_bandwidth);
-    }
-
     /// Puts the server's clock so many milliseconds ahead of the machine's.
     pub fn move_clock(&self, offset_ms: i64) {
         self.service.clock.move_to(offset_ms);
