@@ -26,7 +26,12 @@ mod upload;
 mod whole;
 mod writers;
 
-use std::{fmt, pin::pin, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -393,13 +398,20 @@ impl Core {
     }
 }
 
+impl Memory {
+    fn add(&mut self, more: Room) {
+        match &mut self.room {
+            Some(room) => room.join(more),
+            None => self.room = Some(more),
+        }
+    }
+}
+
 impl Shared {
     /// Takes all of `data`, or nothing.
     fn take(self: &Arc<Self>, core: &mut Core, offset: u64, data: &[u8]) -> VfsResult<Tried> {
         self.check(core, offset, data.len())?;
-        let held = core.sending_bytes + core.part.bytes();
-        let may_hold = self.writers.writer_bytes_max(core.plan.next_bytes());
-        if core.sending_bytes > 0 && held + data.len() as u64 > may_hold {
+        if self.holds_its_part(core, data.len()) {
             core.refused_bytes = data.len();
             return Ok(Tried::Full);
         }
@@ -410,6 +422,12 @@ impl Shared {
         core.refused_bytes = 0;
         self.fill(core, data, room)?;
         Ok(Tried::Taken)
+    }
+
+    /// Whether `bytes` more have to wait for COS to answer for those before: others need memory, too.
+    fn holds_its_part(&self, core: &Core, bytes: usize) -> bool {
+        let held = core.sending_bytes + core.part.bytes();
+        core.sending_bytes > 0 && held + bytes as u64 > self.writers.writer_bytes_max(core.plan.next_bytes())
     }
 
     fn check(self: &Arc<Self>, core: &mut Core, offset: u64, bytes: usize) -> VfsResult<()> {
@@ -452,10 +470,7 @@ impl Shared {
         if have < blocks {
             let more =
                 self.writers.budget.try_blocks(core.part.bytes(), blocks - have, core.begins_part())?;
-            match &mut core.memory.room {
-                Some(room) => room.join(more),
-                None => core.memory.room = Some(more),
-            }
+            core.memory.add(more);
         }
         Some(core.memory.room.take())
     }
@@ -517,14 +532,7 @@ impl Shared {
             return false;
         }
         let wanted = core.refused_bytes;
-        let held = core.sending_bytes + core.part.bytes();
-        if core.sending_bytes > 0
-            && held + wanted as u64 > self.writers.writer_bytes_max(core.plan.next_bytes())
-        {
-            core.wakes.push(wake);
-            return true;
-        }
-        if core.memory.waiting {
+        if self.holds_its_part(&core, wanted) || core.memory.waiting {
             core.wakes.push(wake);
             return true;
         }
@@ -562,10 +570,7 @@ impl Shared {
             {
                 core.memory.grants += 1;
                 core.memory.right = right.or(core.memory.right.take());
-                match &mut core.memory.room {
-                    Some(kept) => kept.join(room),
-                    None => core.memory.room = Some(room),
-                }
+                core.memory.add(room);
             }
             (std::mem::take(&mut core.wakes), core.memory.grants)
         };
@@ -618,6 +623,6 @@ impl fmt::Debug for WriteHandle {
 /// What [`WriteHandle::write`] takes at a time: the largest write of the kernel.
 const PIECE_BYTES: usize = SENDABLE_BLOCKS * BLOCK;
 /// How long memory that was granted is kept for a writer that does not come.
-const GRANT_KEPT: std::time::Duration = std::time::Duration::from_secs(2);
+const GRANT_KEPT: Duration = Duration::from_secs(2);
 /// How long a discard waits for COS before it leaves the rest to the background.
-const DISCARD_WAITS: std::time::Duration = std::time::Duration::from_secs(10);
+const DISCARD_WAITS: Duration = Duration::from_secs(10);
