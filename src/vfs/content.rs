@@ -329,7 +329,7 @@ impl OpenFile {
         }
         for other in shared.writing.others_of(self) {
             let Some(Content::Ordered(writer)) = other.content() else { continue };
-            if other.is_alone() || other.standing().discarded {
+            if other.is_alone() || other.is_armed() || other.standing().discarded {
                 continue;
             }
             // What it fails by is for its own writer.

@@ -207,9 +207,10 @@ impl OpenFile {
         self.state.lock().armed
     }
 
-    /// Its content is nobody else's: a transfer is whole or nothing, whoever changes the file meanwhile.
+    /// Its content is nobody else's: a transfer is whole or nothing, whoever changes the file meanwhile. But whoever
+    /// appends shares the file: of two edits only one could be published, and the pieces of the other would be lost.
     pub(super) fn is_alone(&self) -> bool {
-        self.how.alone || self.is_armed()
+        !self.how.append && (self.how.alone || self.is_armed())
     }
 
     /// # Errors
