@@ -193,6 +193,32 @@ fn a_child_that_closes_its_copy_publishes_nothing() {
     assert_eq!(shell(&format!("cat {home}/f {home}/g")).1, "a\nb\nc\na\nb\n");
 }
 
+/// Within execve(2) the kernel closes what is marked close-on-exec, and holds a lock meanwhile that most of /proc/PID
+/// waits for.
+#[test]
+fn a_program_with_a_file_open_may_start_another_and_become_another() {
+    let _watchdog = Watchdog::bark_after(60);
+    let (emulator, _gateway, home) = one_home();
+    for turn in 0..20 {
+        let mut file = File::create(home.join("f")).expect("create");
+        write!(file, "{turn}").expect("write");
+        assert!(Command::new("true").status().expect("it starts").success());
+        write!(file, " and on").expect("write");
+        drop(file);
+        let mut file = File::open(home.join("f")).expect("open");
+        assert!(Command::new("true").status().expect("it starts").success());
+        let mut content = String::new();
+        file.read_to_string(&mut content).expect("read");
+        assert_eq!(content, format!("{turn} and on"));
+    }
+    let home = home.display();
+    let script = format!(
+        "import os; f = os.open('{home}/g', os.O_CREAT | os.O_WRONLY); os.write(f, b'x'); os.execvp('true', ['true'])"
+    );
+    assert!(Command::new("python3").args(["-c", &script]).status().expect("python3").success());
+    assert_eq!(emulator.keys(), ["f", "g"]);
+}
+
 #[test]
 fn a_copy_that_is_killed_leaves_the_old_object() {
     let _watchdog = Watchdog::bark_after(120);

@@ -321,6 +321,8 @@ fn bite() -> ! {
         let charges = CHARGES.lock();
         (charges.processes.clone(), charges.trees.clone())
     };
+    // First of all: what waits for a mount may hold locks that a look into /proc waits for.
+    trees.iter().for_each(|tree| unmount_below(tree));
     for pid in processes
         .iter()
         .flat_map(|pid| children_of(*pid).into_iter().map(|(child, _)| child))
