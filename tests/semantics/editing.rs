@@ -1,12 +1,14 @@
 //! Changing files in place.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use cosgate::vfs::{HandleNo, OpenHow, VfsError};
 
 use crate::{
-    close, tree,
+    close, content, tree,
     tree::{
-        FRONT, NEW, READ, Tree, closer, create, open, read_file, rename, stat, truncate, unlink, write,
+        FRONT, NEW, Plan, READ, Tree, closer, create, open, read_file, rename, stat, truncate, unlink, write,
         write_file,
     },
 };
@@ -318,6 +320,28 @@ async fn who_has_not_written_publishes_nothing() {
     assert_eq!(tree.memory.content("db").unwrap(), "12345");
     close(tree.vfs(), writer).await.unwrap();
     assert_eq!(tree.memory.content("db").unwrap(), "half5");
+}
+
+/// > A writer that goes back to the beginning of a file larger than its memory gets on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_back_to_the_beginning_gets_on() {
+    let going = tokio::spawn(async {
+        for bytes in (19 << 18..=21 << 18).step_by(64 << 10) {
+            let tree = Tree::new(&Plan { memory_bytes: 2 << 20, ..Plan::default() });
+            let (_, handle) = create(tree.vfs(), "a", OpenHow { read: true, ..NEW }).await.unwrap();
+            // The last block is not full, and the beginning that is written lies across blocks.
+            let mut whole = content(bytes - 1000);
+            for (number, piece) in whole.chunks(64 << 10).enumerate() {
+                write(tree.vfs(), handle, (number << 16) as u64, piece).await.unwrap();
+            }
+            let beginning = content(1 << 20);
+            write(tree.vfs(), handle, 1000, &beginning).await.unwrap();
+            close(tree.vfs(), handle).await.unwrap();
+            whole[1000..][..1 << 20].copy_from_slice(&beginning);
+            assert!(tree.memory.content("a").unwrap() == whole, "{} bytes", whole.len());
+        }
+    });
+    tokio::time::timeout(Duration::from_secs(30), going).await.expect("no writer goes in circles").unwrap();
 }
 
 /// > A file that is unlinked while it is open for reading and writing keeps what was written, and becomes no object.

@@ -194,7 +194,9 @@ impl Inside {
             let grows = cells.first_dirty().is_some_and(|first| from > 0 || first >= copied);
             let parts = plan::beginning(cells, self.sizes(), from, cells.content_end(), next);
             let reach = parts.last().map_or(0, |(_, part)| part.first() + part.length());
-            (grows && reach > from && reach >= cells.base_bytes()).then_some(parts)
+            // Copies alone give nothing back, and who waits for memory would come again.
+            let sends = parts.iter().any(|(_, part)| matches!(part, Part::Send { .. }));
+            (grows && sends && reach >= cells.base_bytes()).then_some(parts)
         };
         match beginning {
             Some(parts) => self.seal(parts).await,
