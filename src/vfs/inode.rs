@@ -55,7 +55,7 @@ struct Node {
     name: Box<str>,
     etag: Option<PackedETag>,
     bytes: u64,
-    /// Milliseconds since the table's birth, plus one; 0 = never.
+    /// Nanoseconds since the table's birth, plus one; 0 = never.
     seen: u64,
     lookups: u64,
     modified: u64,
@@ -122,7 +122,7 @@ impl InodeTable {
             link: node.link,
             parent: self.number(if node.parent == NONE { ROOT_SLOT } else { node.parent }),
             name: node.name.clone(),
-            seen: node.seen.checked_sub(1).map(|ms| self.born + Duration::from_millis(ms)),
+            seen: node.seen.checked_sub(1).map(|nanos| self.born + Duration::from_nanos(nanos)),
         })
     }
 
@@ -141,9 +141,12 @@ impl InodeTable {
             return None;
         }
         if let Some(slot) = self.find_slot(parent_slot, name) {
-            if self.node(slot).kind == facts.kind {
-                // An answer that was asked for earlier than what is known already tells nothing new.
-                if self.since_birth(seen) >= self.node(slot).seen {
+            let node = self.node(slot);
+            if node.kind == facts.kind {
+                // An answer that was asked for earlier than what is known already tells nothing new; and a file that its
+                // writer alone knows becomes an object by his publication, not by an answer about the one before.
+                let is_its_writers = node.kind == FileKind::File && node.etag.is_none();
+                if self.since_birth(seen) >= node.seen && !is_its_writers {
                     self.set_facts(slot, facts, seen);
                 }
                 return Some(self.number(slot));
@@ -323,7 +326,7 @@ impl InodeTable {
 
     /// As [`Node::seen`] keeps it.
     fn since_birth(&self, seen: Option<Instant>) -> u64 {
-        let since = |at: Instant| at.saturating_duration_since(self.born).as_millis();
+        let since = |at: Instant| at.saturating_duration_since(self.born).as_nanos();
         seen.map_or(0, |at| u64::try_from(since(at)).unwrap_or(u64::MAX - 1) + 1)
     }
 
@@ -573,6 +576,20 @@ mod tests {
         let held = table.named(ROOT, "f");
         assert_eq!(table.vanish(ROOT, "f", held.as_ref()), None);
         assert_eq!(table.find(ROOT, "f"), None);
+    }
+
+    #[test]
+    fn an_answer_that_is_overtaken_tells_nothing_new() {
+        let mut table = table();
+        let asked = Instant::now();
+        let a = table.ensure(ROOT, "a", &file(1), Some(asked)).unwrap();
+        table.update(a, &file(2), Some(asked + Duration::from_micros(1)));
+        table.ensure(ROOT, "a", &file(1), Some(asked));
+        assert_eq!(table.known(a).unwrap().facts, file(2), "however little later the other came");
+        let fresh = Facts::unpublished(SystemTime::UNIX_EPOCH);
+        let b = table.ensure(ROOT, "b", &fresh, None).unwrap();
+        assert_eq!(table.ensure(ROOT, "b", &file(1), Some(asked)), Some(b));
+        assert_eq!(table.known(b).unwrap().facts, fresh, "what was unlinked before it was begun");
     }
 
     #[test]
