@@ -58,6 +58,8 @@ enum Taking {
     Edit(Arc<Edit>),
     /// Once another descriptor on the inode has published what it wrote.
     After(Arc<OpenFile>),
+    /// Once what was written so far is published: by an fsync, or because somebody wants to read an empty file.
+    AfterOwn,
     /// It goes nowhere: the name is gone, and nobody can read it.
     Swallowed,
 }
@@ -155,11 +157,11 @@ impl OpenFile {
         let place = Place { append, offset };
         let tried = match self.taking(shared, place, data.len())? {
             Taking::Ordered(writer, offset) => match writer.try_write(offset, data) {
-                Err(_) if self.has_moved_from(&Content::Ordered(writer)) => Tried::Full,
+                Err(_) if self.must_decide_anew(&writer) => Tried::Full,
                 tried => tried?,
             },
             Taking::Edit(edit) => edit.try_write(append, offset, data)?,
-            Taking::Gap(..) | Taking::After(_) => Tried::Full,
+            Taking::Gap(..) | Taking::After(_) | Taking::AfterOwn => Tried::Full,
             Taking::Swallowed => return Ok(WriteOutcome::Written),
         };
         Ok(match tried {
@@ -196,15 +198,19 @@ impl OpenFile {
                     other.publication_ends().await;
                     continue;
                 }
+                Taking::AfterOwn => {
+                    self.publication_ends().await;
+                    continue;
+                }
                 Taking::Swallowed => return Ok(()),
                 Taking::Ordered(writer, first) => (writer, first),
                 Taking::Gap(writer, first) => match write_zeros(&writer, first).await {
-                    Err(_) if self.has_moved_from(&Content::Ordered(writer.clone())) => continue,
+                    Err(_) if self.must_decide_anew(&writer) => continue,
                     done => done.map(|()| (writer, first))?,
                 },
             };
             match writer.write(first, data.clone()).await {
-                Err(_) if self.has_moved_from(&Content::Ordered(writer)) => {}
+                Err(_) if self.must_decide_anew(&writer) => {}
                 done => {
                     done?;
                     break;
@@ -220,12 +226,24 @@ impl OpenFile {
         self.content().is_some_and(|now| !now.is(content))
     }
 
+    /// Whether a write that was refused is to be taken in another way: the content is an edit by now, or it was published
+    /// under the hand of who writes.
+    fn must_decide_anew(&self, writer: &Arc<WriteHandle>) -> bool {
+        self.has_moved_from(&Content::Ordered(writer.clone()))
+            || (!self.is_armed() && self.is_published_by(writer))
+    }
+
+    /// Whether what `writer` holds is an object by now, or is just being made one.
+    fn is_published_by(&self, writer: &WriteHandle) -> bool {
+        self.is_publishing() || writer.published().is_some()
+    }
+
     /// How a write there is to be taken; the first one into a file decides what holds it.
     fn taking(&self, shared: &Shared, place: Place, bytes: usize) -> VfsResult<Taking> {
         if !self.how.write {
             return Err(VfsError::BadHandle);
         }
-        self.is_not_discarded()?;
+        self.may_go_on()?;
         if self.swallows(place, bytes) {
             return Ok(Taking::Swallowed);
         }
@@ -235,6 +253,9 @@ impl OpenFile {
             Found::Ordered(writer) => writer,
             Found::Nothing => return Err(VfsError::BadHandle),
         };
+        if self.is_publishing() && !self.is_armed() {
+            return Ok(Taking::AfterOwn);
+        }
         let end = writer.bytes();
         let offset = if place.append { end } else { place.offset };
         let is_next = offset == end && writer.published().is_none_or(|published| published.bytes == 0);
@@ -289,11 +310,16 @@ impl OpenFile {
             match self.find_or_begin(shared, elsewhere)? {
                 Found::Edit(edit) => return Ok(edit),
                 Found::After(other) => other.publication_ends().await,
-                Found::Ordered(_) => {
-                    return self.to_edit(shared)?.ok_or(VfsError::NotSupported {
-                        what: "changing the beginning of a large file that is being written",
-                    });
-                }
+                Found::Ordered(writer) => match self.to_edit(shared)? {
+                    Some(edit) => return Ok(edit),
+                    None if !self.is_armed() && self.is_published_by(&writer) => {
+                        self.publication_ends().await
+                    }
+                    None => {
+                        let what = "changing the beginning of a large file that is being written";
+                        return Err(VfsError::NotSupported { what });
+                    }
+                },
                 Found::Nothing => return Err(VfsError::BadHandle),
             }
         }
@@ -332,13 +358,14 @@ impl OpenFile {
             if other.is_alone() || other.is_armed() || other.standing().discarded {
                 continue;
             }
-            // What it fails by is for its own writer.
-            if let Ok(Some(edit)) = other.become_edit(shared, deciding) {
-                self.share_edit(edit.clone());
-                return Found::Edit(edit);
-            }
-            if writer.is_publishing() {
-                return Found::After(other);
+            match other.become_edit(shared, deciding) {
+                Ok(Some(edit)) => {
+                    self.share_edit(edit.clone());
+                    return Found::Edit(edit);
+                }
+                Ok(None) if other.is_published_by(&writer) => return Found::After(other),
+                // A part has left; what it fails by is for its own writer.
+                Ok(None) | Err(_) => {}
             }
         }
         Found::Nothing
@@ -425,10 +452,11 @@ impl OpenFile {
         if !self.how.write && !self.how.truncate {
             return Err(VfsError::BadHandle);
         }
-        self.is_not_discarded()?;
+        self.may_go_on()?;
         if let Some(Content::Ordered(writer)) = self.content()
             && bytes >= writer.bytes()
             && writer.published().is_none()
+            && !self.is_publishing()
             && !self.is_armed()
             && writer.has_sent()
         {
@@ -453,7 +481,7 @@ impl OpenFile {
         if !self.how.write {
             return Err(VfsError::BadHandle);
         }
-        self.is_not_discarded()?;
+        self.may_go_on()?;
         let is_empty = self.content().is_none_or(|content| content.bytes() == 0);
         if !is_empty || self.is_armed() || self.standing().unlinked {
             return Err(VfsError::NotSupported { what: "copying into a file that holds something" });
@@ -475,7 +503,7 @@ impl OpenFile {
         if !self.how.write {
             return Err(VfsError::BadHandle);
         }
-        self.is_not_discarded()?;
+        self.may_go_on()?;
         let end = offset.saturating_add(bytes);
         if what == Allocation::Reserve {
             return Ok(());

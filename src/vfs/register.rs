@@ -95,11 +95,15 @@ impl Writing {
         self.register.lock().by_inode.get(&inode).cloned().unwrap_or_default()
     }
 
-    /// The other files on the inode of `file`.
+    /// The other files on the inode of `file` that it shares a name with: an inode that is renamed takes a name that those
+    /// who had it open do not publish to.
     pub(super) fn others_of(&self, file: &OpenFile) -> Vec<Arc<OpenFile>> {
-        let register = self.register.lock();
-        let files = register.by_inode.get(&file.inode).into_iter().flatten();
-        files.filter(|other| !std::ptr::eq(&raw const ***other, &raw const *file)).cloned().collect()
+        let mut files = self.all_of_inode(file.inode);
+        files.retain(|other| {
+            let is_self = std::ptr::eq(&raw const **other, &raw const *file);
+            !is_self && other.key == file.key && !other.is_orphaned()
+        });
+        files
     }
 
     /// The edit of an inode that its descriptors share, as long as it lives.
@@ -135,16 +139,21 @@ impl Writing {
 }
 
 impl Shared {
-    /// After a publication: the name, in every view, leads to the new object.
-    pub(super) fn show_published(
+    /// After a publication that was asked for at `asked`: the name, in every view, leads to the new object. `None` where
+    /// that has been removed meanwhile.
+    pub(super) async fn show_published(
         self: &Arc<Self>,
         file: &OpenFile,
         published: &Published,
         kept: &Posix,
-    ) -> Facts {
+        asked: Instant,
+    ) -> Option<Facts> {
         let facts = Facts::of_object(published.bytes, published.last_modified, &published.etag);
         self.uploads.replaced(&file.key);
-        self.note_put(file.key.as_str(), facts.clone());
+        if !self.note_made(&file.key, &facts, asked).await {
+            self.hide_unpublished(file);
+            return None;
+        }
         // What was set on the object of before is not this one's.
         self.take_gathered(file.key.as_str());
         if self.posix_metadata {
@@ -171,7 +180,7 @@ impl Shared {
         if let Some(inode) = named.filter(|named| *named != file.inode) {
             self.tell_one(file.view, Notice::Inode { inode });
         }
-        facts
+        Some(facts)
     }
 
     /// A file that will never be published takes its name along.

@@ -42,7 +42,10 @@ pub(super) async fn mkdir(
     shared.counted().await?;
     let name = component(name)?;
     let directory = shared.directory(parent)?;
-    let marker = shared.names.marker(&directory, name)?;
+    let (key, marker) = (shared.names.key(&directory, name)?, shared.names.marker(&directory, name)?);
+    // Of two that make it at once, the other one finds it made.
+    let _turn = shared.keys.lock(&marker).await;
+    let asked = Instant::now();
     if shared.target(parent, &directory, name).await?.is_some() {
         return Err(VfsError::Exists { name: name.to_owned() });
     }
@@ -52,6 +55,10 @@ pub(super) async fn mkdir(
         kept.mode = Some(mode);
     }
     shared.put_marker(&marker, &kept, name, None).await?;
+    if shared.is_file_since(parent, name, &key, asked) {
+        shared.delete(&marker, name, None, Some(0)).await?;
+        return Err(VfsError::Exists { name: name.to_owned() });
+    }
     let facts = shared.dated(Facts::directory(from_seconds(0)));
     vfs.show_made(parent, name, &facts, &kept)
 }
@@ -97,19 +104,22 @@ pub(super) async fn unlink(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResul
     for file in &writers {
         is_held |= file.unlink();
     }
-    // A writer may have published a moment ago; what was never published asks for no request.
-    let may_exist = !target.is_unpublished() || writers.iter().any(|file| file.standing().published);
+    // A writer may have published a moment ago, or be about to; what was never published asks for no request.
+    let may_exist = !target.is_unpublished() || writers.iter().any(|file| file.may_be_object());
+    let mut is_gone = true;
     if may_exist {
         shared.take_gathered(key.as_str());
         shared.keep_directory(&directory, &key).await?;
         let stood = (!target.is_unpublished()).then_some(target.facts.bytes);
-        shared.delete(&key, name, Some(&target.facts), stood).await?;
+        is_gone = shared.delete(&key, name, Some(&target.facts), stood).await?;
     }
     if is_held {
         // Its end is not quite done, so the name was there still.
         shared.uploads.drop_held(&key).await?;
     }
-    shared.inodes.lock().unlink(parent, name);
+    if is_gone {
+        shared.inodes.lock().unlink(parent, name);
+    }
     for file in writers {
         shared.inodes.lock().abandon(file.inode);
     }
@@ -168,20 +178,20 @@ impl Shared {
     }
 
     /// Deletes one key, under which an object of `stood` bytes stands. Nothing in doubt about it may come to
-    /// life later.
+    /// life later. False where another object has been put there behind it.
     pub(super) async fn delete(
         &self,
         key: &Key,
         name: &str,
         facts: Option<&Facts>,
         stood: Option<u64>,
-    ) -> VfsResult<()> {
+    ) -> VfsResult<bool> {
         self.keys.settled(key).await?;
+        let asked = Instant::now();
         let deleted = self.store.delete_object(key).await;
         deleted.map_err(|error| self.failed_change(error, name))?;
-        self.note_deleted(key.as_str(), facts);
         self.count_change(key.as_str(), stood, None);
-        Ok(())
+        Ok(self.note_gone(key, facts, asked).await)
     }
 
     /// Leaves a marker in `directory`, unless it has one: `leaving` may be the last that makes it be there.

@@ -10,6 +10,7 @@ use std::{
     ffi::OsStr,
     hash::{BuildHasher, RandomState},
     sync::Arc,
+    time::Instant,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -186,20 +187,20 @@ async fn move_file(
         let _turn = shared.keys.lock(&target_key).await;
         shared.keys.settled(&source_key).await?;
         shared.keys.settled(&target_key).await?;
+        let asked = Instant::now();
         let copied = copy(shared, &source_key, &target_key, &meta, replace.as_ref(), forbid_overwrite).await;
         let stored = copied.map_err(|error| shared.failed_change(error, &to.name))?;
         let facts = facts_of_copy(&meta, &stored);
-        shared.note_put(target_key.as_str(), facts.clone());
+        // Within the turn: who waits for it must not publish over what stands there now.
+        for key in [&source_key, &target_key] {
+            shared.writing.of_key(key.as_str()).iter().for_each(|file| file.orphan());
+        }
+        shared.note_made(&target_key, &facts, asked).await;
         let published = target.filter(|target| !target.is_unpublished());
         let stood = published.map(|target| target.facts.bytes);
         shared.count_change(target_key.as_str(), stood, Some(facts.bytes));
         facts
     };
-    for file in
-        shared.writing.of_key(source_key.as_str()).iter().chain(&shared.writing.of_key(target_key.as_str()))
-    {
-        file.orphan();
-    }
     if shared.posix_metadata {
         let kept = kept.unwrap_or_else(|| super::posix::Posix::of(&meta.metadata));
         shared.keep((target_key.as_str().to_owned(), facts.clone()), Arc::new(kept));
@@ -207,7 +208,7 @@ async fn move_file(
     delete_version(shared, &source_key, &from.directory, &from.name, &meta).await?;
     let mut inodes = shared.inodes.lock();
     if let Some(inode) = inodes.find(from.parent, &from.name) {
-        inodes.update(inode, &facts, Some(std::time::Instant::now()));
+        inodes.update(inode, &facts, Some(Instant::now()));
     }
     Ok(())
 }
@@ -220,8 +221,14 @@ async fn delete_version(
     name: &str,
     copied: &ObjectMeta,
 ) -> VfsResult<()> {
+    // Whoever has begun the name anew meanwhile publishes before the look, or behind the delete.
+    let _turn = shared.keys.lock(key).await;
     match shared.head(key, name).await? {
-        None => return Ok(()),
+        None => {
+            // A writer has taken it back who was publishing it just then.
+            shared.note_deleted(key.as_str(), None);
+            return Ok(());
+        }
         Some(now) if now.etag != Some(PackedETag::new(&copied.etag)) => {
             warn!(%key, "changed while it was being renamed: both names stay");
             return Err(VfsError::ReplacedMeanwhile { name: name.to_owned() });
@@ -229,7 +236,7 @@ async fn delete_version(
         Some(_) => {}
     }
     shared.keep_directory(directory, key).await?;
-    shared.delete(key, name, Some(&Facts::of_meta(copied)), Some(copied.size)).await
+    shared.delete(key, name, Some(&Facts::of_meta(copied)), Some(copied.size)).await.map(|_| ())
 }
 
 fn facts_of_copy(source: &ObjectMeta, stored: &Stored) -> Facts {
@@ -421,7 +428,7 @@ impl Copied {
         let unlisted: Vec<(String, Facts)> = shared
             .overlay
             .lock()
-            .objects_below(source.as_str(), std::time::Instant::now())
+            .objects_below(source.as_str(), Instant::now())
             .into_iter()
             .filter(|(key, _)| !seen_own.contains(key))
             .collect();

@@ -23,7 +23,7 @@ use tokio::runtime::Handle as Runtime;
 use super::{
     Attributes, Caller, Entry, HandleNo, InodeNo, Keys, Notice, Notify, Reclaimer, Room, VfsError, VfsResult,
     Writers,
-    attr::{Facts, attributes, from_seconds, seconds},
+    attr::{Facts, PackedETag, attributes, from_seconds, seconds},
     handle::Handle,
     inode::{InodeTable, Known, Link, ROOT},
     listing::ListingCache,
@@ -291,6 +291,39 @@ impl Shared {
         true
     }
 
+    /// As [`Self::note_put`], of what was asked for at `asked`. Where the key has been deleted meanwhile, the answers do
+    /// not tell which came last, and the store does. False where it is gone, or something else stands there.
+    pub(super) async fn note_made(&self, key: &Key, facts: &Facts, mut asked: Instant) -> bool {
+        while !self.note_put_unless_deleted(key.as_str(), facts.clone(), asked) {
+            asked = Instant::now();
+            match self.store.head_object(key).await {
+                Ok(meta) if Some(PackedETag::new(&meta.etag)) == facts.etag => {}
+                // What cannot be told is asked for by whoever looks next.
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// The same of a deletion: false where something stands there, put behind it.
+    pub(super) async fn note_gone(&self, key: &Key, facts: Option<&Facts>, mut asked: Instant) -> bool {
+        loop {
+            let put = match self.overlay.lock().change(key.as_str(), Instant::now()) {
+                Some((Change::Put(put), done)) if done >= asked => put.etag.clone(),
+                Some(_) | None => None,
+            };
+            if put.is_none() {
+                self.note_deleted(key.as_str(), facts);
+                return true;
+            }
+            asked = Instant::now();
+            let stands = self.store.head_object(key).await;
+            if stands.is_ok_and(|meta| put == Some(PackedETag::new(&meta.etag))) {
+                return false;
+            }
+        }
+    }
+
     /// A key was deleted; of a directory, with all below it.
     pub(super) fn note_deleted(&self, key: &str, facts: Option<&Facts>) {
         let etag = facts.and_then(|facts| facts.etag.clone());
@@ -344,6 +377,19 @@ impl Shared {
             inodes.update(inode, facts, Some(*done));
         }
         is_object || put.is_some()
+    }
+
+    /// Whether a file has taken a name since `asked`.
+    pub(super) fn is_file_since(&self, parent: InodeNo, name: &str, key: &Key, asked: Instant) -> bool {
+        let named = self.inodes.lock().named(parent, name);
+        named.is_some_and(|(_, known)| !known.facts.is_directory()) || self.is_put_since(key, asked)
+    }
+
+    /// Whether this gateway has put something under a key since `asked`.
+    pub(super) fn is_put_since(&self, key: &Key, asked: Instant) -> bool {
+        let overlay = self.overlay.lock();
+        let change = overlay.change(key.as_str(), Instant::now());
+        matches!(change, Some((Change::Put(_), done)) if done >= asked)
     }
 
     /// The size of the object that a name leads to, as far as the table knows.

@@ -6,7 +6,7 @@
 //!
 //! Publications of one key take turns here too, so that what the views show is the last one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, watch};
@@ -69,9 +69,13 @@ struct State {
     /// Nothing stood under the name when it was opened.
     is_new: bool,
     published: bool,
+    /// Its object is being made, and shown: until that is done nobody knows which version others go on from.
+    publishing: bool,
     discarded: Option<&'static str>,
     /// It broke, and what had come is held for whoever goes on.
     held: bool,
+    /// The name leads elsewhere since a rename: nothing that is begun from now on belongs there.
+    orphaned: bool,
     /// The name was unlinked; how far the file reaches for its writer, whose bytes go nowhere now.
     unlinked: Option<u64>,
     opener_flushed: bool,
@@ -94,6 +98,16 @@ impl State {
         }
     }
 
+    /// Holds `content` from now on. What has befallen the name before anything was begun holds for it, too.
+    fn put(&mut self, content: Content) {
+        if self.orphaned {
+            content.orphan();
+        } else if self.unlinked.is_some() {
+            content.unlink();
+        }
+        self.content = Some(content);
+    }
+
     fn hold(&mut self, edit: Arc<Edit>) -> Arc<Edit> {
         if let Some(Content::Edit(held)) = &self.content {
             return held.clone();
@@ -105,7 +119,7 @@ impl State {
         if self.published {
             self.kept = Posix::default();
         }
-        self.content = Some(Content::Edit(edit.clone()));
+        self.put(Content::Edit(edit.clone()));
         edit
     }
 }
@@ -157,7 +171,7 @@ impl OpenFile {
         if self.how.read {
             let nothing = Beginning::Blocks(Vec::new());
             let edit = Edit::begin(shared, self.key.clone(), &self.name, nothing, share);
-            state.content = Some(Content::Edit(edit));
+            state.put(Content::Edit(edit));
             return;
         }
         let (writers, store) = (shared.writers.clone(), shared.store.clone());
@@ -169,7 +183,7 @@ impl OpenFile {
         if state.forbid_overwrite {
             writer.set_new_object(NewObject { forbid_overwrite: true, ..NewObject::default() });
         }
-        state.content = Some(Content::Ordered(writer));
+        state.put(Content::Ordered(writer));
     }
 
     /// Throws away what was written so far.
@@ -183,7 +197,13 @@ impl OpenFile {
                 self.begin(shared, share, forbid_overwrite);
             }
             Some(Content::Ordered(writer)) => {
-                writer.truncate_to_zero()?;
+                // What is being published becomes an object before it is thrown away.
+                while let Err(error) = writer.truncate_to_zero() {
+                    if !writer.is_publishing() {
+                        return Err(error);
+                    }
+                    self.publication_ends().await;
+                }
                 let mut state = self.state.lock();
                 state.published = false;
                 state.opener_flushed = false;
@@ -214,9 +234,27 @@ impl OpenFile {
     }
 
     /// # Errors
-    /// `Invalid` where it was given up.
-    pub(super) fn is_not_discarded(&self) -> VfsResult<()> {
-        self.state.lock().discarded.map_or(Ok(()), |why| Err(VfsError::Invalid { why }))
+    /// `Invalid` where it was given up, `ReplacedMeanwhile` where the name leads elsewhere and nothing was begun before.
+    pub(super) fn may_go_on(&self) -> VfsResult<()> {
+        let state = self.state.lock();
+        match state.discarded {
+            Some(why) => Err(VfsError::Invalid { why }),
+            None if state.orphaned && state.content.is_none() => Err(self.replaced()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether what others write to the name is not this file's any more.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.state.lock().orphaned
+    }
+
+    pub(super) fn exists(&self) -> VfsError {
+        VfsError::Exists { name: self.name.clone() }
+    }
+
+    fn replaced(&self) -> VfsError {
+        VfsError::ReplacedMeanwhile { name: self.name.clone() }
     }
 
     /// Holds `edit` from now on. Where another one was faster, that one.
@@ -224,7 +262,8 @@ impl OpenFile {
         self.state.lock().hold(edit)
     }
 
-    /// An edit of what was written in order so far, at once for all who look. `None` once a part has left.
+    /// An edit of what was written in order so far, at once for all who look. `None` once a part has left, and while it is
+    /// being published.
     ///
     /// # Errors
     /// `QuotaReached`.
@@ -239,6 +278,7 @@ impl OpenFile {
         let writer = match &state.content {
             None => return Ok(None),
             Some(Content::Edit(edit)) => return Ok(Some(edit.clone())),
+            Some(Content::Ordered(_)) if state.publishing => return Ok(None),
             Some(Content::Ordered(writer)) => writer,
         };
         let (beginning, share) = match writer.published() {
@@ -270,7 +310,7 @@ impl OpenFile {
     pub(super) fn share_edit(&self, edit: Arc<Edit>) {
         let mut state = self.state.lock();
         if state.content.is_none() {
-            state.content = Some(Content::Edit(edit));
+            state.put(Content::Edit(edit));
             state.is_guest = true;
         }
     }
@@ -436,6 +476,13 @@ impl OpenFile {
             Some(Content::Edit(_)) => self.state.lock().written_bytes,
             None => 0,
         };
+        let has_lost_its_name = {
+            let state = self.state.lock();
+            state.orphaned || state.unlinked.is_some()
+        };
+        if has_lost_its_name && self.is_armed() {
+            return Err(self.replaced());
+        }
         if decide(self.standing(), Word::Commit) == Verdict::Publish && bytes != accepted {
             return Err(VfsError::Invalid { why: "the front counted other bytes than the mount" });
         }
@@ -479,16 +526,22 @@ impl OpenFile {
     /// What the store answered; it stays on the handle.
     pub(super) async fn publish(&self, shared: &Arc<Shared>) -> VfsResult<()> {
         let _turn = self.turn.lock().await;
-        let (published, kept) = loop {
+        let _publishing = Publishing::begin(self);
+        let (published, kept, asked) = loop {
             let Some(content) = self.content() else { return Ok(()) };
+            let asked = Instant::now();
             let (new, kept) = self.new_object(&content)?;
             match content.publish(new).await {
                 Err(_) if self.has_moved_from(&content) => {}
-                published => break (published?, kept),
+                published => break (published?, kept, asked),
             }
         };
         {
             let mut state = self.state.lock();
+            if state.orphaned || state.unlinked.is_some() {
+                // Who took the name away has seen to the object; it must not be shown again.
+                return Err(self.replaced());
+            }
             state.published = true;
             state.wrote = None;
             // What stands there now is this file's own.
@@ -496,7 +549,7 @@ impl OpenFile {
         }
         info!(key = %self.key, bytes = published.bytes, "published");
         shared.uploads.note_current(&self.key);
-        let facts = shared.show_published(self, &published, &kept);
+        let Some(facts) = shared.show_published(self, &published, &kept, asked).await else { return Ok(()) };
         if self.is_alone() && self.content().is_some_and(|content| content.edit().is_some()) {
             // Its size was not to be seen until now, and whoever asks behind the commit is to see it.
             shared.tell_all_and_wait(vec![Notice::Inode { inode: self.inode }]).await;
@@ -506,6 +559,11 @@ impl OpenFile {
             shared.gather(self.key.clone(), self.parent, &self.name, facts, kept);
         }
         Ok(())
+    }
+
+    /// Whether a publication is under way.
+    pub(super) fn is_publishing(&self) -> bool {
+        self.state.lock().publishing
     }
 
     /// Waits for a publication that is under way.
@@ -557,7 +615,12 @@ impl OpenFile {
     /// Something else was renamed onto the name, or the name away: nothing that is written from now on may
     /// become visible, and who writes is told.
     pub(super) fn orphan(&self) {
-        if let Some(content) = self.content() {
+        let content = {
+            let mut state = self.state.lock();
+            state.orphaned = true;
+            state.content.clone()
+        };
+        if let Some(content) = content {
             content.orphan();
         }
     }
@@ -565,12 +628,11 @@ impl OpenFile {
     /// The name was unlinked: nothing of this file may become visible any more. Whether something of it is held,
     /// and must be dropped.
     pub(super) fn unlink(&self) -> bool {
-        let content = self.content();
-        let bytes = content.as_ref().map_or(0, Content::bytes);
-        let is_held = {
+        let (content, is_held) = {
             let mut state = self.state.lock();
+            let bytes = state.content.as_ref().map_or(0, Content::bytes);
             state.unlinked.get_or_insert(bytes);
-            state.held
+            (state.content.clone(), state.held)
         };
         if let Some(content) = content {
             content.unlink();
@@ -605,6 +667,14 @@ impl OpenFile {
         let state = self.state.lock();
         let failed = state.content.as_ref().and_then(Content::failure);
         failed.unwrap_or(VfsError::Invalid { why: state.discarded.unwrap_or("the file was given up") })
+    }
+
+    /// An object of it may stand under its key, or be on its way there.
+    pub(super) fn may_be_object(&self) -> bool {
+        self.content().is_some_and(|content| match content {
+            Content::Ordered(writer) => writer.is_publishing() || writer.published().is_some(),
+            Content::Edit(edit) => edit.is_published() || edit.is_busy(),
+        })
     }
 
     /// Something will be published that is not yet.
@@ -682,6 +752,22 @@ impl OpenFile {
 
     pub(super) fn change_kept(&self, change: &AttributeChange) -> bool {
         self.set_kept(|kept| kept.apply(change))
+    }
+}
+
+/// A publication of a file, from before its request until its object is shown.
+struct Publishing<'a>(&'a OpenFile);
+
+impl<'a> Publishing<'a> {
+    fn begin(file: &'a OpenFile) -> Self {
+        file.state.lock().publishing = true;
+        Self(file)
+    }
+}
+
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().publishing = false;
     }
 }
 

@@ -406,6 +406,11 @@ impl Edit {
         self.inside.core.lock().published
     }
 
+    /// Whether a request carries what is here.
+    pub(super) fn is_busy(&self) -> bool {
+        self.inside.core.lock().busy
+    }
+
     /// How often it was published.
     pub(super) fn publications(&self) -> u64 {
         self.inside.core.lock().publications
