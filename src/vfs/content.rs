@@ -188,6 +188,9 @@ impl OpenFile {
             };
         }
         let bytes = data.len();
+        if bytes == 0 {
+            return self.may_go_on();
+        }
         loop {
             let (writer, first) = match self.taking(shared, Place { append, offset }, bytes)? {
                 Taking::Edit(edit) => {
@@ -258,7 +261,8 @@ impl OpenFile {
         }
         let end = writer.bytes();
         let offset = if place.append { end } else { place.offset };
-        let is_next = offset == end && writer.published().is_none_or(|published| published.bytes == 0);
+        let is_empty = || writer.published().is_none_or(|published| published.bytes == 0);
+        let is_next = offset == end && is_empty() && !self.is_orphaned();
         if is_next || self.is_armed() || bytes == 0 {
             return Ok(Taking::Ordered(writer, offset));
         }
@@ -439,10 +443,14 @@ impl OpenFile {
             }
             let new = || Reader::new(shared, self.inode, self.key.clone(), &self.name, None, true);
             let reader = self.reader(new);
-            match reader.read(offset, bytes).await {
-                // Another descriptor has published meanwhile: that is this file as well.
-                Err(_) if !self.reads_by(&reader) => {}
-                read => return read,
+            let read = reader.read(offset, bytes).await;
+            if read.is_ok() {
+                return read;
+            }
+            // Another descriptor has published meanwhile, or is about to hear that it has: that is this file as well.
+            self.publication_ends().await;
+            if self.reads_by(&reader) {
+                return read;
             }
         }
     }

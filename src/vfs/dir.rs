@@ -462,6 +462,7 @@ impl Step {
             }
         }
         own.extend(changes);
+        hide_shadowed(&mut own, &page);
         let overlay = shared.overlay.lock();
         for (name, facts) in page.undecided(directory) {
             let change = overlay.change(&format!("{directory}{name}"), now).map(|(change, _)| change);
@@ -519,6 +520,31 @@ fn own_changes(shared: &Shared, directory: &str, from: &str, end: Option<&str>) 
     let mut names = shared.overlay.lock().names(directory, Instant::now());
     names.retain(|(name, _)| name.as_str() > from && end.is_none_or(|end| name.as_str() <= end));
     names
+}
+
+/// Of a file and a directory of one name only the directory is shown, also where own changes tell of one of them, and the
+/// page of the other.
+fn hide_shadowed(own: &mut Vec<(String, Change)>, page: &Page) {
+    let directories: HashMap<String, bool> = own
+        .iter()
+        .filter_map(|(name, change)| {
+            Some((name.strip_suffix('/')?.to_owned(), matches!(change, Change::Put(_))))
+        })
+        .collect();
+    let is_directory = |name: &str| {
+        directories.get(name).copied().unwrap_or_else(|| page.find(&format!("{name}/")).is_some())
+    };
+    own.retain(|(name, change)| {
+        let is_file = !name.ends_with('/') && matches!(change, Change::Put(_));
+        !(is_file && is_directory(name))
+    });
+    for (name, _) in directories.into_iter().filter(|(_, is_there)| *is_there) {
+        if let Some(Facts { etag, modified, .. }) = page.find(&name) {
+            own.retain(|(other, _)| *other != name);
+            own.push((name, Change::Deleted { etag, at: modified }));
+        }
+    }
+    own.sort_by(|(one, _), (other, _)| one.cmp(other));
 }
 
 /// A number to show for a name whose inode the table does not hold: the same as long as the process lives,

@@ -113,6 +113,11 @@ async fn place_to_create(
         if target.is_none() && how.exclusive && shared.head(key, name).await?.is_some() {
             return Err(VfsError::Exists { name: name.to_owned() });
         }
+        // A directory has been made meanwhile.
+        let marker = shared.names.marker(directory, name).ok();
+        if target.is_none() && marker.is_some_and(|marker| shared.is_put_since(&marker, asked)) {
+            continue;
+        }
         let begins = may_create(vfs, name, how, target.as_ref())?;
         let published = target.as_ref().filter(|target| !target.is_unpublished());
         let stands = published.map(|target| target.facts.clone());
@@ -130,8 +135,10 @@ async fn begin_created(shared: &Arc<Shared>, file: &OpenFile, place: Place) -> V
         return Ok(false);
     }
     let begin = || file.begin(shared, place.share, file.how.exclusive);
-    if !file.how.truncate {
-        return Ok(file.begin_unless_there(shared, place.asked, begin).await);
+    if !file.how.truncate || file.how.exclusive {
+        let begins = file.begin_unless_there(shared, place.asked, begin).await;
+        // Another was faster.
+        return if begins || !file.how.exclusive { Ok(begins) } else { Err(file.exists()) };
     }
     if file.join_edit(shared).is_some() {
         return file.truncate(shared, false).await.map(|()| false);
@@ -152,7 +159,7 @@ fn may_create(vfs: &Vfs, name: &str, how: OpenHow, target: Option<&Target>) -> V
     }
 }
 
-/// The inode, pinned. `None`: a file that only its writer knew has been closed meanwhile, and is to be looked at anew.
+/// The inode, pinned. `None`: the name has come, or gone, since it was looked up, and is to be looked at anew.
 fn inode_to_create(
     shared: &Shared,
     parent: InodeNo,
@@ -164,9 +171,15 @@ fn inode_to_create(
     let fresh = Shared::unpublished_facts();
     let inode = match target {
         Some(target) if begins && !target.is_unpublished() => inodes.beside(parent, name, &fresh),
-        Some(Target { inode: Some(inode), .. }) if inodes.known(*inode).is_some() => Some(*inode),
+        Some(Target { inode: Some(inode), .. })
+            if inodes.known(*inode).is_some_and(|known| known.link != Link::Gone) =>
+        {
+            Some(*inode)
+        }
         Some(target) if target.is_unpublished() => return Ok(None),
         Some(target) => inodes.ensure(parent, name, &target.facts, target.seen),
+        // Another was faster: with O_EXCL both would be told that they are the one.
+        None if inodes.find(parent, name).is_some() => return Ok(None),
         None => inodes.ensure(parent, name, &fresh, None),
     };
     let inode = inode.ok_or_else(|| VfsError::NotFound { name: name.to_owned() })?;

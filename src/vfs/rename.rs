@@ -152,24 +152,30 @@ async fn move_name(vfs: &Vfs, from: &Spot, to: &Spot, no_replace: bool) -> VfsRe
         return Err(VfsError::Exists { name: to.name.clone() });
     }
     vfs.policy.may_rename_onto(&to.name, standing(target.as_ref()))?;
-    if source.facts.is_directory() {
+    let has_stayed = if source.facts.is_directory() {
         move_directory(shared, from, to, target.as_ref()).await?;
+        true
     } else {
         let forbid_overwrite = no_replace || vfs.policy.forbids_overwrite();
-        move_file(shared, from, to, target.as_ref(), forbid_overwrite).await?;
-    }
+        move_file(shared, from, to, target.as_ref(), forbid_overwrite).await?
+    };
     let mut inodes = shared.inodes.lock();
+    if !has_stayed {
+        inodes.unlink(from.parent, &from.name);
+        return Ok(None);
+    }
     inodes.rename(from.parent, &from.name, to.parent, &to.name);
     Ok(inodes.find(to.parent, &to.name))
 }
 
+/// False where the new name has been changed again by now.
 async fn move_file(
     shared: &Arc<Shared>,
     from: &Spot,
     to: &Spot,
     target: Option<&Target>,
     forbid_overwrite: bool,
-) -> VfsResult<()> {
+) -> VfsResult<bool> {
     if target.is_some_and(|target| target.facts.is_directory()) {
         return Err(VfsError::IsDirectory { name: to.name.clone() });
     }
@@ -206,11 +212,15 @@ async fn move_file(
         shared.keep((target_key.as_str().to_owned(), facts.clone()), Arc::new(kept));
     }
     delete_version(shared, &source_key, &from.directory, &from.name, &meta).await?;
+    let now = shared.own_change(target_key.as_str());
+    if now.is_some_and(|now| now != Change::Put(facts.clone())) {
+        return Ok(false);
+    }
     let mut inodes = shared.inodes.lock();
     if let Some(inode) = inodes.find(from.parent, &from.name) {
         inodes.update(inode, &facts, Some(Instant::now()));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Deletes what was copied, if it still is that.
@@ -222,7 +232,8 @@ async fn delete_version(
     copied: &ObjectMeta,
 ) -> VfsResult<()> {
     // Whoever has begun the name anew meanwhile publishes before the look, or behind the delete.
-    let _turn = shared.keys.lock(key).await;
+    let turn = shared.writing.turn(key);
+    let _turn = turn.lock().await;
     match shared.head(key, name).await? {
         None => {
             // A writer has taken it back who was publishing it just then.

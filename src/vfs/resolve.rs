@@ -97,8 +97,15 @@ pub(super) async fn lookup(vfs: &Vfs, parent: InodeNo, name: &OsStr) -> VfsResul
     };
     let directory = shared.directory(parent)?;
     let missing = || VfsError::NotFound { name: name.to_owned() };
-    let target = shared.target(parent, &directory, name).await?.ok_or_else(missing)?;
-    let kept = shared.kept_of(&directory, name, &target.facts).await?;
+    let (target, kept) = loop {
+        let asked = Instant::now();
+        let target = shared.target(parent, &directory, name).await?.ok_or_else(missing)?;
+        let kept = shared.kept_of(&directory, name, &target.facts).await?;
+        // What was removed while that was asked for must not come back by it.
+        if !shared.is_deleted_since(&directory, name, asked) {
+            break (target, kept);
+        }
+    };
     let mut inodes = shared.inodes.lock();
     let inode = match target.inode {
         Some(inode) if inodes.known(inode).is_some() => inode,
@@ -215,9 +222,11 @@ impl Shared {
         let mut inodes = self.inodes.lock();
         Ok(match answer {
             Some((facts, seen)) => {
+                let named = inodes.find(parent, name);
                 let inode = match held {
-                    Some(_) => inodes.ensure(parent, name, &facts, Some(seen)),
-                    None => inodes.find(parent, name),
+                    // One that has lost the name meanwhile would come back, and nobody would hold it.
+                    Some((held, _)) if named == Some(held) => inodes.ensure(parent, name, &facts, Some(seen)),
+                    Some(_) | None => named,
                 };
                 let facts = inode.and_then(|inode| inodes.known(inode)).map_or(facts, |known| known.facts);
                 Some(Target { inode, facts, seen: Some(seen) })

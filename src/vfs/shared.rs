@@ -385,6 +385,13 @@ impl Shared {
         named.is_some_and(|(_, known)| !known.facts.is_directory()) || self.is_put_since(key, asked)
     }
 
+    /// Whether this gateway has deleted a file since `asked`.
+    pub(super) fn is_deleted_since(&self, directory: &str, name: &str, asked: Instant) -> bool {
+        let overlay = self.overlay.lock();
+        let change = overlay.change(&format!("{directory}{name}"), Instant::now());
+        matches!(change, Some((Change::Deleted { .. }, done)) if done >= asked)
+    }
+
     /// Whether this gateway has put something under a key since `asked`.
     pub(super) fn is_put_since(&self, key: &Key, asked: Instant) -> bool {
         let overlay = self.overlay.lock();

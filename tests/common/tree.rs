@@ -81,7 +81,12 @@ impl Tree {
 
     /// A gateway (a second one, perhaps) over a bucket.
     pub fn over(memory: Arc<MemoryStore>, plan: &Plan) -> Self {
-        let store = Arc::new(FaultyStore::new(memory.clone()));
+        Self::over_store(memory.clone(), memory, plan)
+    }
+
+    /// The same, by way of `store`.
+    pub fn over_store(memory: Arc<MemoryStore>, store: Arc<dyn ObjectStore>, plan: &Plan) -> Self {
+        let store = Arc::new(FaultyStore::new(store));
         let limits = Limits {
             memory_bytes: plan.memory_bytes,
             min_part_bytes: 1 << 20,
@@ -304,7 +309,7 @@ pub async fn list(vfs: &Vfs, path: &str) -> VfsResult<BTreeMap<String, Attribute
             if name != "." && name != ".." {
                 vfs.forget(entry.entry.attributes.inode, 1);
                 let twice = names.insert(name.clone(), entry.entry.attributes);
-                assert!(twice.is_none(), "{name} is listed twice");
+                assert!(twice.is_none(), "{name} is listed twice, as {twice:?} and {:?}", names[&name]);
             }
         }
     }

@@ -303,9 +303,14 @@ impl Edit {
             .await;
             match outcome {
                 Ok(()) => return Ok(content.freeze()),
-                // A publication put another base under it: there the bytes are the same.
-                Err(_) if inside.core.lock().generation != generation => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // A publication puts another base under it, and there the bytes are the same; one that is under way
+                    // may have taken the old one away before its answer is here.
+                    drop(inside.gate.lock().await);
+                    if inside.core.lock().generation == generation {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
