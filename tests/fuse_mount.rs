@@ -193,6 +193,21 @@ fn a_child_that_closes_its_copy_publishes_nothing() {
     assert_eq!(shell(&format!("cat {home}/f {home}/g")).1, "a\nb\nc\na\nb\n");
 }
 
+/// The kernel cuts what cp asks for to the size that it remembers.
+#[test]
+fn cp_of_what_another_gateway_has_replaced_is_whole() {
+    let _watchdog = Watchdog::bark_after(60);
+    let emulator = Emulator::start();
+    let start = || Setup::new(&emulator).optional("attr_ttl = 60s").account("user0", "").mount();
+    let (gateway, other) = (start(), start());
+    let home = gateway.home("user0");
+    fs::write(other.home("user0").join("f"), b"short").expect("create");
+    assert_eq!(fs::metadata(home.join("f")).expect("stat").len(), 5);
+    fs::write(other.home("user0").join("f"), b"longer than before").expect("replace");
+    let (ok, said) = shell(&format!("cp {0}/f {0}/g && cat {0}/g", home.display()));
+    assert_eq!((ok, said.as_str()), (true, "longer than before"));
+}
+
 /// Within execve(2) the kernel closes what is marked close-on-exec, and holds a lock meanwhile that most of /proc/PID
 /// waits for.
 #[test]

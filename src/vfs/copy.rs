@@ -3,6 +3,10 @@
 //! The new file is an edit that lies over the old object, without a change. Nothing travels until it is published, and then
 //! the store copies that very version. What else is asked for (a piece, a file that holds something already) is
 //! `NotSupported`, and the kernel copies by reads and writes.
+//!
+//! But for the beginning of an object: the kernel cuts what is asked for to the size that it remembers, and nobody can
+//! tell who wants just that from who wants all of a file that has grown meanwhile. That is `Invalid`, which the program
+//! hears itself (copy_file_range(2), EINVAL), and it copies by hand up to the end that it finds.
 
 use super::{HandleNo, Vfs, VfsError, VfsResult, handle::Handle};
 
@@ -25,8 +29,11 @@ pub(super) async fn copy_range(
     if from_offset >= version.bytes {
         return Ok(0);
     }
-    if from_offset != 0 || to_offset != 0 || bytes < version.bytes {
+    if from_offset != 0 || to_offset != 0 {
         return Err(by_hand);
+    }
+    if bytes < version.bytes {
+        return Err(VfsError::Invalid { why: "the beginning of an object is not copied by the store" });
     }
     let copied = version.bytes;
     target.copy(shared, key, version).await?;

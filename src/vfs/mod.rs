@@ -243,7 +243,7 @@ impl Vfs {
     /// copy_file_range(2), of whole objects into files without content; from and to: a descriptor and an offset.
     ///
     /// # Errors
-    /// `NotSupported` for everything else: the kernel then reads and writes.
+    /// `Invalid` for the beginning of an object; `NotSupported` for everything else: the kernel then reads and writes.
     pub async fn copy_range(&self, from: (HandleNo, u64), to: (HandleNo, u64), bytes: u64) -> VfsResult<u64> {
         copy::copy_range(self, from, to, bytes).await
     }
