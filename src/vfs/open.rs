@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Caller, Closer, Entry, HandleNo, InodeNo, Notice, OpenHow, Vfs, VfsError, VfsResult,
@@ -324,7 +324,13 @@ pub(super) async fn release(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
             }
             let done = file.perform(shared, Word::Release).await;
             if let Err(failure) = &done {
-                error!(key = %file.key, error = %failure, "nobody can be told: the file is lost");
+                let is_anothers =
+                    matches!(failure, VfsError::ReplacedMeanwhile { .. } | VfsError::Exists { .. });
+                if is_anothers && !standing.dirty {
+                    info!(key = %file.key, error = %failure, "created, and not written: the name is another's");
+                } else {
+                    error!(key = %file.key, error = %failure, "nobody can be told: the file is lost");
+                }
                 file.discard(shared, "its publication failed").await;
             }
             shared.writing.remove(&file);
