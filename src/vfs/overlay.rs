@@ -59,6 +59,11 @@ impl Overlay {
         Some((&own.change, own.done))
     }
 
+    /// The same, if it was made at `asked` or later.
+    pub(super) fn change_since(&self, key: &str, asked: Instant) -> Option<(&Change, Instant)> {
+        self.change(key, Instant::now()).filter(|(_, done)| *done >= asked)
+    }
+
     /// Whether a directory (its text ends in `/`) is there for all that own changes say.
     pub(super) fn directory(&self, directory: &str, now: Instant) -> Option<bool> {
         let mut answer = None;

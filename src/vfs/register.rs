@@ -81,8 +81,7 @@ impl Writing {
 
     /// The file that gives an inode its size: the last one that has begun.
     pub(super) fn of_inode(&self, inode: InodeNo) -> Option<Arc<OpenFile>> {
-        let register = self.register.lock();
-        register.by_inode.get(&inode)?.iter().rev().find(|file| file.is_begun()).cloned()
+        self.shown_of(inode, false)
     }
 
     /// The file that gives an inode the size that all see. Where there is an object it is none that stands alone.

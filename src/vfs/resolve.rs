@@ -290,10 +290,10 @@ impl Shared {
         }
         let object = object?;
         let overlay = self.overlay.lock();
-        let facts = match overlay.change(key.as_str(), Instant::now()) {
+        let facts = match overlay.change_since(key.as_str(), asked) {
             // HEAD tells what is there (*Consistency*); only what changed since is newer.
-            Some((change, done)) if done >= asked => change.over(None),
-            _ => object,
+            Some((change, _)) => change.over(None),
+            None => object,
         };
         drop(overlay);
         self.listings.lock().note_looked(key.as_str(), facts.clone(), asked);

@@ -283,8 +283,7 @@ impl Shared {
     /// wait for nobody.
     pub(super) fn note_put_unless_deleted(&self, key: &str, facts: Facts, asked: Instant) -> bool {
         let (mut overlay, now) = (self.overlay.lock(), Instant::now());
-        let change = overlay.change(key, now);
-        if matches!(change, Some((Change::Deleted { .. }, done)) if done >= asked) {
+        if matches!(overlay.change_since(key, asked), Some((Change::Deleted { .. }, _))) {
             return false;
         }
         overlay.note(key, Change::Put(facts), now);
@@ -308,9 +307,9 @@ impl Shared {
     /// The same of a deletion: false where something stands there, put behind it.
     pub(super) async fn note_gone(&self, key: &Key, facts: Option<&Facts>, mut asked: Instant) -> bool {
         loop {
-            let put = match self.overlay.lock().change(key.as_str(), Instant::now()) {
-                Some((Change::Put(put), done)) if done >= asked => put.etag.clone(),
-                Some(_) | None => None,
+            let put = match self.overlay.lock().change_since(key.as_str(), asked) {
+                Some((Change::Put(put), _)) => put.etag.clone(),
+                Some((Change::Deleted { .. }, _)) | None => None,
             };
             if put.is_none() {
                 self.note_deleted(key.as_str(), facts);
@@ -367,9 +366,9 @@ impl Shared {
 
     /// Whether an inode shows an object; one that was put under its key since `asked` it is shown now.
     pub(super) fn is_object(&self, inode: InodeNo, key: &Key, asked: Instant) -> bool {
-        let put = match self.overlay.lock().change(key.as_str(), Instant::now()) {
-            Some((Change::Put(facts), done)) if done >= asked => Some((facts.clone(), done)),
-            Some(_) | None => None,
+        let put = match self.overlay.lock().change_since(key.as_str(), asked) {
+            Some((Change::Put(facts), done)) => Some((facts.clone(), done)),
+            Some((Change::Deleted { .. }, _)) | None => None,
         };
         let mut inodes = self.inodes.lock();
         let is_object = inodes.known(inode).is_some_and(|known| known.facts.etag.is_some());
@@ -388,15 +387,14 @@ impl Shared {
     /// Whether this gateway has deleted a file since `asked`.
     pub(super) fn is_deleted_since(&self, directory: &str, name: &str, asked: Instant) -> bool {
         let overlay = self.overlay.lock();
-        let change = overlay.change(&format!("{directory}{name}"), Instant::now());
-        matches!(change, Some((Change::Deleted { .. }, done)) if done >= asked)
+        let change = overlay.change_since(&format!("{directory}{name}"), asked);
+        matches!(change, Some((Change::Deleted { .. }, _)))
     }
 
     /// Whether this gateway has put something under a key since `asked`.
     pub(super) fn is_put_since(&self, key: &Key, asked: Instant) -> bool {
         let overlay = self.overlay.lock();
-        let change = overlay.change(key.as_str(), Instant::now());
-        matches!(change, Some((Change::Put(_), done)) if done >= asked)
+        matches!(overlay.change_since(key.as_str(), asked), Some((Change::Put(_), _)))
     }
 
     /// The size of the object that a name leads to, as far as the table knows.

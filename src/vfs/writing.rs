@@ -98,6 +98,11 @@ impl State {
         }
     }
 
+    /// Whether what stands under the name is another's by now, or nothing.
+    fn has_lost_its_name(&self) -> bool {
+        self.orphaned || self.unlinked.is_some()
+    }
+
     /// Holds `content` from now on. What has befallen the name before anything was begun holds for it, too.
     fn put(&mut self, content: Content) {
         if self.orphaned {
@@ -476,11 +481,7 @@ impl OpenFile {
             Some(Content::Edit(_)) => self.state.lock().written_bytes,
             None => 0,
         };
-        let has_lost_its_name = {
-            let state = self.state.lock();
-            state.orphaned || state.unlinked.is_some()
-        };
-        if has_lost_its_name && self.is_armed() {
+        if self.state.lock().has_lost_its_name() && self.is_armed() {
             return Err(self.replaced());
         }
         if decide(self.standing(), Word::Commit) == Verdict::Publish && bytes != accepted {
@@ -538,7 +539,7 @@ impl OpenFile {
         };
         {
             let mut state = self.state.lock();
-            if state.orphaned || state.unlinked.is_some() {
+            if state.has_lost_its_name() {
                 // Who took the name away has seen to the object; it must not be shown again.
                 return Err(self.replaced());
             }
