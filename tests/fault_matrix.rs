@@ -83,7 +83,7 @@ impl Row {
     }
 
     /// What the client is told.
-    fn perform(&self, client: &mut FtpClient) -> u16 {
+    fn perform(&self, emulator: &Mutex<Emulator>, client: &mut FtpClient) -> u16 {
         let (old, new) = self.sizes();
         match self.deed {
             Deed::Small | Deed::Parts => {
@@ -102,15 +102,20 @@ impl Row {
                     return code;
                 }
                 data.write_all(&content(3 * MIB)).ok();
+                // Two parts are what may be kept; a third one fills.
+                let parts = || parts_open(&emulator.lock(), |upload| upload["key"] == self.name);
+                assert!(eventually(5, || parts() == 2), "{self:?}: {}", parts());
                 client.say("ABOR");
                 let code = client.hear().0;
                 assert_eq!(client.hear().0, 226, "to ABOR itself");
-                // What is held of a new name is given up again.
+                // What is held of a new name is given up again, at the second time if the first one hits the fault.
                 client.say(format!("SIZE {}", self.name));
                 client.hear();
                 if !self.has_old {
-                    client.say(format!("DELE {}", self.name));
-                    client.hear();
+                    patiently(|| {
+                        client.say(format!("DELE {}", self.name));
+                        matches!(client.hear().0, 250 | 550)
+                    });
                 }
                 code
             }
@@ -124,7 +129,7 @@ impl Row {
             patiently(|| client.store(&line, &content(7 * MIB)[..old]).0 == 226);
         }
         emulator.lock().fault(&self.fault);
-        let code = self.perform(client);
+        let code = self.perform(emulator, client);
         let found = emulator.lock().objects(bucket).into_iter().find(|object| object.key == self.name);
         let found = found.map(|object| usize::try_from(object.bytes).expect("a length"));
         if code == 226 {
@@ -148,6 +153,13 @@ impl Row {
 /// What no fault is in store for may still take longer than `store_timeout` on a machine that is busy.
 fn patiently(mut deed: impl FnMut() -> bool) {
     assert!((0..5).any(|_| deed()), "five times in a row");
+}
+
+/// Parts of open uploads.
+fn parts_open(emulator: &Emulator, is_meant: impl Fn(&Value) -> bool) -> u64 {
+    let uploads = emulator.admin("GET", "/uploads", "");
+    let meant = uploads.as_array().into_iter().flatten().filter(|upload| is_meant(upload));
+    meant.filter_map(|upload| upload["parts"].as_u64()).sum()
 }
 
 fn content(bytes: usize) -> Vec<u8> {
@@ -215,14 +227,11 @@ fn no_fault_makes_226_of_what_is_not_there_nor_an_error_of_half_an_object() {
     emulator.no_faults();
     // What lost its answer to Initiate is an upload without parts that nobody knows the ID of; a note waits for the sweeper.
     let left = || {
-        let uploads = emulator.admin("GET", "/uploads", "");
-        let parts: u64 =
-            uploads.as_array().into_iter().flatten().filter_map(|upload| upload["parts"].as_u64()).sum();
         let held = names
             .iter()
             .flat_map(|bucket| emulator.all_objects(bucket))
             .filter(|object| object.key.starts_with(NOTES));
-        (parts, held.count())
+        (parts_open(&emulator, |_| true), held.count())
     };
     assert!(eventually(90, || left() == (0, 0)), "{:?} {}", left(), emulator.admin("GET", "/uploads", ""));
 }
