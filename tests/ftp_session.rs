@@ -178,7 +178,7 @@ fn endless_clients(port: u16, tree: &TempTree) -> Vec<(&'static str, Vec<String>
     ]
 }
 
-/// > A client that is killed in the middle of an upload publishes nothing.
+/// > A client that is killed in the middle of an upload publishes nothing, on a busy machine neither.
 #[test]
 fn killed_clients_leave_nothing_and_the_old_object_stays() {
     let _watchdog = Watchdog::bark_after(300);
@@ -210,6 +210,91 @@ fn killed_clients_leave_nothing_and_the_old_object_stays() {
     assert!(only(&emulator, &["old"]), "{:?}", emulator.uploads());
     assert_eq!(client.fetch("RETR old"), b"old content");
 }
+
+/// > A client that is killed in the middle of an upload publishes nothing, on a busy machine neither.
+///
+/// There others have their turn between the ends of its two connections.
+#[test]
+fn clients_killed_on_a_busy_machine_leave_nothing() {
+    const KILLS: usize = 100;
+    let _watchdog = Watchdog::bark_after(170);
+    require("python3");
+    let (emulator, mut gateway) = one_user();
+    let mut client = Client::log_in(&mut gateway, "user0");
+    assert_eq!(client.store("STOR old", b"old content").0, 226);
+    let old = emulator.objects(BUCKET);
+    let mut killer = Command::new("python3")
+        .args(["-c", KILLER, &gateway.ftp_port().to_string(), &KILLS.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let heard = std::io::read_to_string(killer.stdout.take().unwrap()).unwrap();
+    assert!(killer.wait().unwrap().success());
+    assert_eq!(heard.trim(), format!("{KILLS} killed"));
+    assert_eq!(emulator.objects(BUCKET), old);
+    assert!(only(&emulator, &["old"]), "{:?}", emulator.uploads());
+}
+
+/// Keeps the machine busy, and kills clients in the middle of their uploads.
+const KILLER: &str = r"
+import ftplib, os, signal, sys, time
+
+port, kills = int(sys.argv[1]), int(sys.argv[2])
+killer, end = os.getpid(), time.time() + 120
+
+
+def hog():
+    while time.time() < end and os.getppid() == killer:
+        pass
+
+
+def upload(begun):
+    class Slowly:
+        reads = 0
+
+        def read(self, size):
+            self.reads += 1
+            if self.reads == 5:
+                os.write(begun, b'.')
+            time.sleep(.002)
+            return b'x' * size
+
+    ftp = ftplib.FTP()
+    ftp.connect('127.0.0.1', port)
+    ftp.login('user0', 'user0-password')
+    ftp.storbinary('STOR old', Slowly(), 65536)
+
+
+def forked(deed, *what):
+    child = os.fork()
+    if child == 0:
+        try:
+            deed(*what)
+        finally:
+            os._exit(1)
+    return child
+
+
+def kill(child):
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+hogs = [forked(hog) for _ in range(8)]
+killed = 0
+for _ in range(kills):
+    hears, begun = os.pipe()
+    child = forked(upload, begun)
+    os.close(begun)
+    os.read(hears, 1)
+    time.sleep(.02)
+    killed += kill(child)
+    os.close(hears)
+for child in hogs:
+    kill(child)
+print(killed, 'killed')
+";
 
 /// > A store that fails at the end of an upload means a 4xx or 5xx, and the older object stays.
 #[test]

@@ -70,6 +70,7 @@ mod resume;
 mod seats;
 mod security;
 mod send;
+mod settle;
 mod site;
 mod storage;
 mod times;

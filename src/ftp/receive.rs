@@ -37,16 +37,12 @@ use super::{
     path::ClientPath,
     rate::{Direction, Throttle},
     reply::Deed,
+    settle::{Crowd, SettleTime},
     transfer::{
         Announcer, Broken, Complete, Interruption, Means, Meter, Opened, Order, Outcome, Work, interrupted,
     },
 };
 
-/// Shortest wait between the end of the data and the question whether the client is still there: after 2 ms
-/// none of 60 killed clients had its control connection open.
-const SETTLE_TIME_MIN: Duration = Duration::from_millis(2);
-/// Longest: a client that took long to dial is not that far away.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Up to here a thread waits, to the microsecond: the runtime's timer makes 4 ms of 2.
 const PRECISE_WAIT_MAX: Duration = Duration::from_millis(5);
 /// How long the desk may take to read what stands unread in the control connection.
@@ -76,6 +72,7 @@ struct Upload {
     /// Bytes that were held of a broken upload; the mount counts them with those of this transfer.
     held: u64,
     deed: Deed,
+    begun: Instant,
     means: Arc<Means>,
     throttle: Arc<Throttle>,
     meter: Meter,
@@ -111,7 +108,8 @@ pub(super) async fn receive(home: &Arc<Home>, order: Order) -> Result<u64, Errno
         Err(error) => Err(Broken::of_mount(&error, deed)),
         Ok((root, file)) => {
             let (file, meter) = (Arc::new(file), meter.clone());
-            let upload = Upload { root, file, start, held, deed, means: means.clone(), throttle, meter };
+            let (begun, means) = (Instant::now(), means.clone());
+            let upload = Upload { root, file, start, held, deed, begun, means, throttle, meter };
             let end = match begin(&mut data, &mut announcer, &mut interrupt).await {
                 Ok(()) => upload.fill(&mut data, conversion.map(Intake::new), &mut interrupt).await,
                 Err(broken) => Err(broken),
@@ -288,30 +286,32 @@ impl Upload {
             // No killed client says that it has sent everything; one that gave up says so on the other connection.
             None if data.has_heard_close_notify() => is_still_there(control).await,
             None => {
-                let wait = (data.dialled_within * 2).clamp(SETTLE_TIME_MIN, SETTLE_TIME_MAX);
-                self.prepare_and_wait(control, ended + wait).await?;
+                let time = SettleTime::new(self.begun, ended, data.dialled_within);
+                self.prepare_and_wait(control, time).await?;
                 is_still_there(control).await
             }
         }
     }
 
-    /// Sends what can be sent; ends at `until` at the earliest.
-    async fn prepare_and_wait(&self, control: &ControlWatch, until: Instant) -> Result<(), Broken> {
+    /// Sends what can be sent; ends when `time` is over, at the earliest.
+    async fn prepare_and_wait(&self, control: &ControlWatch, mut time: SettleTime) -> Result<(), Broken> {
         let (root, file, watch) = (self.root.clone(), self.file.clone(), control.clone());
-        self.wait_for_store(move || {
+        let prepare = move || {
             root.prepare(&file)?;
-            let left = until.saturating_duration_since(Instant::now());
+            let left = time.left(Instant::now(), Crowd::now);
             if left <= PRECISE_WAIT_MAX {
                 watch.linger(left);
             }
-            Ok(())
-        })
-        .await?;
-        // The timer may take a millisecond for nothing.
-        if Instant::now() < until {
-            tokio::time::sleep_until(until.into()).await;
+            Ok(time)
+        };
+        let mut time = self.wait_for_store(prepare).await?;
+        loop {
+            let left = time.left(Instant::now(), Crowd::now);
+            if left.is_zero() || control.pending().hung_up {
+                return Ok(());
+            }
+            tokio::time::sleep(left).await;
         }
-        Ok(())
     }
 
     async fn commit(&self) -> Result<(), Broken> {
@@ -321,10 +321,10 @@ impl Upload {
     }
 
     /// The mount answers within a deadline of its own.
-    async fn wait_for_store(
+    async fn wait_for_store<T: Send + 'static>(
         &self,
-        deed: impl FnOnce() -> io::Result<()> + Send + 'static,
-    ) -> Result<(), Broken> {
+        deed: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Broken> {
         let _place = self.means.commits.acquire().await.map_err(|_| Broken::Lost)?;
         blocking(deed).await.map_err(|error| Broken::of_mount(&error, self.deed))
     }
