@@ -125,6 +125,18 @@ async fn writers_share_what_is_left() {
     assert_eq!(free(&tree).0, (10 << 20) - 2000);
 }
 
+/// What a list that lags says of the sizes in a directory is not what is counted when that is renamed.
+#[tokio::test]
+async fn a_renamed_directory_is_counted_as_it_was() {
+    let tree = Tree::new(&limited(Some(100), None));
+    mkdir(tree.vfs(), "d").await.unwrap();
+    write_file(tree.vfs(), "d/a", &[7; 10]).await.unwrap();
+    tree.memory.lists_lag();
+    write_file(tree.vfs(), "d/a", &[7; 30]).await.unwrap();
+    rename(tree.vfs(), "d", "e", false).await.unwrap();
+    assert_eq!(free(&tree).0, 70);
+}
+
 /// > A new file and a new directory need one of `quota_files` each; a rename is never refused for a quota.
 #[tokio::test]
 async fn names_are_counted() {

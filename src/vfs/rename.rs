@@ -505,11 +505,12 @@ impl Copied {
                 let Some(facts) = own.map_or(Some(listed.clone()), |own| own.over(Some(&listed))) else {
                     continue;
                 };
+                let bytes = facts.bytes;
                 // Own changes tell of a marker without its ETag.
                 let etag = facts.etag.or(listed.etag);
                 let version = self.hasher.hash_one((object.key.clone(), etag));
                 match Key::new(&object.key) {
-                    Ok(key) if self.versions.contains(&version) => keys.push((key, listed.bytes)),
+                    Ok(key) if self.versions.contains(&version) => keys.push((key, bytes)),
                     _ => stays = true,
                 }
             }
