@@ -137,7 +137,7 @@ fn tree(work: Work) -> Tree {
 
 const WORKS: [Work; 6] = [Work::Patch, Work::Scatter, Work::Spill, Work::Grow, Work::Append, Work::Shrink];
 
-/// > An edit makes the whole object or leaves the old one; what others have put there meanwhile is not replaced: ESTALE.
+/// > An edit makes the whole object or leaves the old one; what others have put there meanwhile is not replaced: ESTALE, unless all that was done is to append.
 #[tokio::test(start_paused = true)]
 async fn an_edit_makes_the_whole_object_or_leaves_the_old_one() {
     let mut failed = 0;

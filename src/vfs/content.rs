@@ -289,7 +289,7 @@ impl OpenFile {
         let target = if facts.etag.is_some() { policy::Standing::Published } else { policy::Standing::Free };
         self.policy.may_overwrite(&self.name, target)?;
         let stands = facts.etag.is_some().then_some(facts.bytes);
-        let keeps = facts.bytes > 0 && facts.etag.is_some();
+        let keeps = facts.etag.is_some() && (facts.bytes > 0 || self.how.append);
         let share = shared.share(&self.key, stands)?;
         let in_order = !self.how.read && (place.offset == 0 || place.append);
         if !keeps && in_order && (self.is_armed() || !self.how.append) {

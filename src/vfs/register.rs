@@ -171,7 +171,7 @@ impl Shared {
         }
         drop(inodes);
         for inode in [Some(file.inode), named].into_iter().flatten() {
-            self.writing.all_of_inode(inode).iter().for_each(|other| other.forget_reader());
+            self.writing.all_of_inode(inode).iter().for_each(|other| other.move_on(published));
         }
         let mut notices = vec![Notice::Entry { parent: file.parent, name: file.name.clone().into() }];
         notices.extend(named.map(|inode| Notice::Inode { inode }));

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tracing::{debug, info, warn};
 
 use super::{
-    AttributeChange, Caller, FileKind, InodeNo, MountPolicy, Notice, OpenHow, VfsError, VfsResult,
+    AttributeChange, Caller, FileKind, InodeNo, MountPolicy, Notice, OpenHow, Published, VfsError, VfsResult,
     attr::Facts,
     close::{Standing, Verdict, Word, decide},
     content::{Content, Place},
@@ -172,7 +172,9 @@ impl OpenFile {
         if state.content.is_some() {
             return;
         }
-        state.forbid_overwrite = forbid_overwrite || self.policy.forbids_overwrite();
+        // What another one has put there meanwhile must not be replaced by what was to stand behind it.
+        let is_append = self.how.append && (self.how.alone || state.armed);
+        state.forbid_overwrite = forbid_overwrite || is_append || self.policy.forbids_overwrite();
         if self.how.read {
             let nothing = Beginning::Blocks(Vec::new());
             let edit = Edit::begin(shared, self.key.clone(), &self.name, nothing, share);
@@ -232,10 +234,9 @@ impl OpenFile {
         self.state.lock().armed
     }
 
-    /// Its content is nobody else's: a transfer is whole or nothing, whoever changes the file meanwhile. But whoever
-    /// appends shares the file: of two edits only one could be published, and the pieces of the other would be lost.
+    /// Its content is nobody else's: a transfer is whole or nothing, whoever changes the file meanwhile.
     pub(super) fn is_alone(&self) -> bool {
-        !self.how.append && (self.how.alone || self.is_armed())
+        self.how.alone || self.is_armed()
     }
 
     /// # Errors
@@ -329,9 +330,12 @@ impl OpenFile {
         self.state.lock().reader.as_ref().is_some_and(|own| Arc::ptr_eq(own, reader))
     }
 
-    /// Another descriptor has published the file: what is read next is that.
-    pub(super) fn forget_reader(&self) {
+    /// Another descriptor has published the file: what is read next is that, unless something is changed here.
+    pub(super) fn move_on(&self, published: &Published) {
         self.state.lock().reader = None;
+        if let Some(Content::Edit(edit)) = self.content().filter(|_| !self.is_alone()) {
+            edit.move_on(&published.etag, published.bytes);
+        }
     }
 
     /// Takes a write to a file that was unlinked: it goes nowhere, unless who writes can read it. The front is
@@ -435,7 +439,8 @@ impl OpenFile {
                 // What was held before was the beginning of another file.
                 shared.uploads.replaced(&self.key);
                 let in_order = self.content().is_some_and(|content| content.edit().is_none());
-                if in_order && self.is_armed() && !self.state.lock().is_new {
+                // What an append leaves is not older than what was sent.
+                if in_order && self.is_armed() && !self.how.append && !self.state.lock().is_new {
                     let stands = self.stands_for(shared).ok().and_then(|facts| facts.etag);
                     shared.uploads.note_outdated(&self.key, stands);
                 }
@@ -469,6 +474,8 @@ impl OpenFile {
     pub(super) async fn prepare(&self) -> VfsResult<()> {
         match self.content() {
             _ if !self.is_armed() => Err(VfsError::Invalid { why: "prepare is for armed descriptors" }),
+            // Where it will stand is for commit to see.
+            Some(Content::Ordered(writer)) if self.how.append && !writer.has_sent() => Ok(()),
             Some(content) => content.prepare(&self.new_object(&content)?.0).await,
             None => Ok(()),
         }
@@ -527,6 +534,7 @@ impl OpenFile {
     /// What the store answered; it stays on the handle.
     pub(super) async fn publish(&self, shared: &Arc<Shared>) -> VfsResult<()> {
         let _turn = self.turn.lock().await;
+        self.follow_what_came(shared).await?;
         let _publishing = Publishing::begin(self);
         let (published, kept, asked) = loop {
             let Some(content) = self.content() else { return Ok(()) };
@@ -534,6 +542,10 @@ impl OpenFile {
             let (new, kept) = self.new_object(&content)?;
             match content.publish(new).await {
                 Err(_) if self.has_moved_from(&content) => {}
+                Err(error @ VfsError::ReplacedMeanwhile { .. }) => match content.edit() {
+                    Some(edit) if edit.failure().is_none() && edit.follow().await? => {}
+                    Some(_) | None => return Err(error),
+                },
                 published => break (published?, kept, asked),
             }
         };
@@ -560,6 +572,17 @@ impl OpenFile {
             shared.gather(self.key.clone(), self.parent, &self.name, facts, kept);
         }
         Ok(())
+    }
+
+    /// A transfer that appends began with nothing, and by now an object stands there: it goes behind that.
+    async fn follow_what_came(&self, shared: &Shared) -> VfsResult<()> {
+        let has_begun = matches!(self.content(), Some(Content::Ordered(_))) && !self.state.lock().published;
+        if !has_begun || !self.how.append || !self.is_armed() || self.stands_for(shared)?.etag.is_none() {
+            return Ok(());
+        }
+        let edit = self.become_edit(shared, &shared.writing.decide())?.ok_or_else(|| self.replaced())?;
+        self.state.lock().forbid_overwrite = self.policy.forbids_overwrite();
+        if edit.follow().await? { Ok(()) } else { Err(self.replaced()) }
     }
 
     /// Whether a publication is under way.

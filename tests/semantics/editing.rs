@@ -198,7 +198,147 @@ async fn appends_of_shells_and_transfers_are_all_there() {
     tree.vfs().release(sent).await.unwrap();
     close(tree.vfs(), second).await.unwrap();
     tree.vfs().release(first).await.unwrap();
-    assert_eq!(tree.memory.content("a").unwrap(), "01234");
+    assert_eq!(
+        tree.memory.content("a").unwrap(),
+        "01243",
+        "each behind what stood there when it was published"
+    );
+}
+
+const APPENDED: OpenHow = OpenHow { append: true, ..TRANSFER };
+
+/// > APPE that breaks leaves nothing of itself, whoever else appends to the file meanwhile.
+#[tokio::test]
+async fn an_append_that_breaks_leaves_nothing() {
+    let tree = tree();
+    tree.memory.insert("a", "0");
+    let append = OpenHow { truncate: false, append: true, ..NEW };
+    let (_, shell) = open(tree.vfs(), "a", append).await.unwrap();
+    tree.vfs().write(shell, 0, Bytes::from("1"), true, false).await.unwrap();
+    let broken = transfer(&tree, APPENDED, None, "broken").await;
+    let whole = transfer(&tree, APPENDED, None, "2").await;
+    tree.vfs().commit(whole, 1, FRONT).await.unwrap();
+    tree.vfs().release(whole).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "02");
+    tree.vfs().release(broken).await.unwrap();
+    close(tree.vfs(), shell).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "021");
+}
+
+/// > APPE puts what is sent behind what stands there at its end, also if others have replaced the file meanwhile or are just doing so.
+#[tokio::test]
+async fn an_append_goes_behind_what_stands_there_at_its_end() {
+    for large in [false, true] {
+        let tree = tree();
+        tree.memory.insert("a", "0");
+        let piece = if large { vec![b'+'; 3 << 20] } else { b"+".to_vec() };
+        let sent = transfer(&tree, APPENDED, None, "").await;
+        tree.vfs().write(sent, 0, Bytes::from(piece.clone()), true, false).await.unwrap();
+        write_file(tree.vfs(), "a", b"replaced").await.unwrap();
+        // The shell's `>`, which has not come to its end.
+        let (_, half) = create(tree.vfs(), "a", NEW).await.unwrap();
+        write(tree.vfs(), half, 0, b"half").await.unwrap();
+        tree.vfs().commit(sent, piece.len() as u64, FRONT).await.unwrap();
+        tree.vfs().release(sent).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), [b"replaced".to_vec(), piece].concat());
+        write(tree.vfs(), half, 4, b" and half").await.unwrap();
+        close(tree.vfs(), half).await.unwrap();
+        assert_eq!(tree.memory.content("a").unwrap(), "half and half");
+    }
+}
+
+/// > Of APPEs at once into a file that does not exist each is there.
+#[tokio::test]
+async fn appends_at_once_to_what_is_absent_are_all_there() {
+    let tree = tree();
+    let mut sent = Vec::new();
+    for piece in ["1", "2", "", "3"] {
+        let (_, handle) = create(tree.vfs(), "a", APPENDED).await.unwrap();
+        tree.vfs().arm(handle, FRONT).unwrap();
+        tree.vfs().write(handle, 0, Bytes::from(piece), true, false).await.unwrap();
+        sent.push((handle, piece.len() as u64));
+    }
+    for (handle, _) in &sent {
+        tree.vfs().prepare(*handle, FRONT).await.unwrap();
+    }
+    for (handle, bytes) in sent {
+        tree.vfs().commit(handle, bytes, FRONT).await.unwrap();
+        tree.vfs().release(handle).await.unwrap();
+    }
+    assert_eq!(tree.memory.content("a").unwrap(), "123");
+    assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"123");
+}
+
+/// What has left already cannot follow: the later one fails, and what the other has stored may be appended to.
+#[tokio::test]
+async fn of_large_appends_to_what_is_absent_one_is_there() {
+    let tree = tree();
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        let (_, handle) = create(tree.vfs(), "a", APPENDED).await.unwrap();
+        tree.vfs().arm(handle, FRONT).unwrap();
+        for _ in 0..9 {
+            tree.vfs().write(handle, 0, Bytes::from(vec![b'+'; 1 << 20]), true, false).await.unwrap();
+        }
+        sent.push(handle);
+    }
+    tree.vfs().commit(sent[0], 9 << 20, FRONT).await.unwrap();
+    let later = tree.vfs().commit(sent[1], 9 << 20, FRONT).await;
+    assert!(matches!(later, Err(VfsError::ReplacedMeanwhile { .. })), "{later:?}");
+    for handle in sent {
+        tree.vfs().release(handle).await.unwrap();
+    }
+    assert_eq!(
+        tree.vfs().held("a".as_ref(), true, FRONT).await.unwrap(),
+        0,
+        "and not: older than its last upload"
+    );
+    let (_, handle) = open(tree.vfs(), "a", APPENDED).await.unwrap();
+    tree.vfs().arm(handle, FRONT).unwrap();
+    tree.vfs().write(handle, 0, Bytes::from("end"), true, false).await.unwrap();
+    tree.vfs().commit(handle, 3, FRONT).await.unwrap();
+    tree.vfs().release(handle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap().len(), (9 << 20) + 3);
+}
+
+/// > What is appended through one gateway goes behind what another one has put there meanwhile.
+#[tokio::test]
+async fn gateways_append_behind_each_other() {
+    let here = tree();
+    let there = Tree::over(here.memory.clone(), &Plan::default());
+    here.memory.insert("log", "0");
+    let append = OpenHow { truncate: false, append: true, ..NEW };
+    for how in [append, OpenHow { read: true, ..append }] {
+        here.memory.insert("log", "0");
+        let (_, one) = open(here.vfs(), "log", how).await.unwrap();
+        let (_, two) = open(there.vfs(), "log", how).await.unwrap();
+        here.vfs().write(one, 0, Bytes::from("1"), true, false).await.unwrap();
+        there.vfs().write(two, 0, Bytes::from("2"), true, false).await.unwrap();
+        close(here.vfs(), one).await.unwrap();
+        close(there.vfs(), two).await.unwrap();
+        assert_eq!(here.memory.content("log").unwrap(), "012");
+    }
+}
+
+/// A shell's descriptor that is still open, or late to be closed, is of what was published since.
+#[tokio::test]
+async fn who_has_changed_nothing_goes_on_with_what_was_published() {
+    let tree = tree();
+    let how = OpenHow { read: true, truncate: false, ..NEW };
+    tree.memory.insert("a", "12345");
+    let (_, idle) = open(tree.vfs(), "a", how).await.unwrap();
+    write(tree.vfs(), idle, 0, b"X").await.unwrap();
+    tree.vfs().fsync(idle).await.unwrap();
+    let sent = transfer(&tree, OpenHow { truncate: true, ..TRANSFER }, None, "stored").await;
+    tree.vfs().commit(sent, 6, FRONT).await.unwrap();
+    tree.vfs().release(sent).await.unwrap();
+    assert_eq!(tree.vfs().read(idle, 0, 10).await.unwrap(), "stored");
+    let (_, late) = open(tree.vfs(), "a", how).await.unwrap();
+    write(tree.vfs(), late, 0, b"S").await.unwrap();
+    close(tree.vfs(), late).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "Stored");
+    close(tree.vfs(), idle).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "Stored");
 }
 
 /// > A download through the front is of one published version, whatever others do to the file meanwhile.
@@ -259,12 +399,26 @@ async fn a_transfer_and_an_editor_are_two_files() {
                 tree.vfs().commit(transfer, piece.len() as u64, FRONT).await.unwrap();
                 tree.vfs().release(transfer).await.unwrap();
                 assert_eq!(tree.memory.content("a").unwrap(), whole);
-                let closed = close(tree.vfs(), editor).await;
-                assert!(matches!(closed, Err(VfsError::ReplacedMeanwhile { .. })), "{closed:?}");
-                assert_eq!(tree.memory.content("a").unwrap(), whole);
+                close(tree.vfs(), editor).await.unwrap();
+                assert_eq!(tree.memory.content("a").unwrap(), format!("{whole} here"));
             }
         }
     }
+}
+
+/// Who has changed a file in place that was replaced meanwhile is told so, and what replaced it stays.
+#[tokio::test]
+async fn a_change_in_place_does_not_follow() {
+    let tree = tree();
+    tree.memory.insert("a", "content");
+    let (_, editor) = open(tree.vfs(), "a", OpenHow { truncate: false, ..NEW }).await.unwrap();
+    write(tree.vfs(), editor, 0, b"C").await.unwrap();
+    let transfer = transfer(&tree, OpenHow { truncate: true, ..TRANSFER }, None, "new").await;
+    tree.vfs().commit(transfer, 3, FRONT).await.unwrap();
+    tree.vfs().release(transfer).await.unwrap();
+    let closed = close(tree.vfs(), editor).await;
+    assert!(matches!(closed, Err(VfsError::ReplacedMeanwhile { .. })), "{closed:?}");
+    assert_eq!(tree.memory.content("a").unwrap(), "new");
 }
 
 /// A name that STOR is about to replace still has what REST keeps.

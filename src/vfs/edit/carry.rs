@@ -82,6 +82,8 @@ impl Inside {
         core.busy = false;
         match &made {
             Ok(published) => core.has_published(self.publisher.key().clone(), published, new),
+            Err(VfsError::ReplacedMeanwhile { .. }) if core.may_follow() && !self.publisher.is_orphaned() => {
+            }
             Err(error) => {
                 if let Some(share) = &core.share {
                     share.doubt();
@@ -161,6 +163,48 @@ impl Inside {
             }
         }
         self.publisher.publish(sealed.whole(), new, rests_on.as_ref()).await
+    }
+
+    /// See [`super::Edit::follow`]. To be called under `gate`.
+    pub(super) async fn follow(&self) -> VfsResult<bool> {
+        let (tail, first) = {
+            let mut core = self.core.lock();
+            if let Some(failure) = &core.failure {
+                return Err(failure.clone());
+            }
+            if !core.may_follow() {
+                return Ok(false);
+            }
+            core.busy = true;
+            let first = core.cells.base_bytes();
+            core.base = Base::Expected(None);
+            (core.cells.segments(first, core.cells.bytes()), first)
+        };
+        let mut done = self.open().await;
+        if done.is_ok() {
+            done = self.append_again(tail, first);
+        }
+        self.core.lock().busy = false;
+        done.inspect_err(|error| self.fail(error)).map(|()| true)
+    }
+
+    /// Puts behind the base what stood behind another one, from `first` on.
+    fn append_again(&self, tail: Vec<Segment>, first: u64) -> VfsResult<()> {
+        let mut core = self.core.lock();
+        let end = core.cells.bytes();
+        let bytes = tail.last().map_or(0, |last| last.end - first);
+        self.check(&mut core, end + bytes)?;
+        let blocks = core.cells.blocks_missing(end, size(bytes));
+        // What is there is not waited for with what is there.
+        let mut room = self.writers.budget().try_blocks(0, blocks, false).ok_or_else(|| self.replaced())?;
+        for Segment { first: from, end: to, source } in tail {
+            if let Source::Memory(block, place) = source {
+                let piece = &(*block).as_ref()[place..place + size(to - from)];
+                core.cells.write(end + (from - first), piece, &mut room);
+            }
+        }
+        core.dirty = true;
+        Ok(())
     }
 
     /// Gives the memory of what is dirty back, by way of the store. To be called under `gate`.
@@ -465,6 +509,17 @@ impl Inside {
 }
 
 impl Core {
+    /// Whether all that was changed can be put behind another object.
+    fn may_follow(&self) -> bool {
+        let is_here = self.hidden_bytes == 0 && self.sealed.is_none();
+        let is_own = match &self.base {
+            Base::None => true,
+            Base::Expected(_) => false,
+            Base::Object(base) => base.scratch.is_none(),
+        };
+        self.appended && is_here && is_own
+    }
+
     fn has_published(&mut self, key: crate::cos::Key, published: &Published, new: NewObject) {
         if let Some(share) = &mut self.share {
             share.published(published.bytes);
@@ -482,6 +537,7 @@ impl Core {
         self.rests_on = Some(published.etag.clone());
         self.inherited = NewObject { forbid_overwrite: false, ..new };
         self.dirty = false;
+        self.appended = true;
         self.published = true;
         self.publications += 1;
         self.last = Some(published.clone());
@@ -489,7 +545,7 @@ impl Core {
 }
 
 impl Base {
-    fn object(&self) -> Option<&Version> {
+    pub(super) fn object(&self) -> Option<&Version> {
         match self {
             Self::Object(version) => Some(version),
             Self::None | Self::Expected(_) => None,

@@ -95,6 +95,8 @@ struct Core {
     hidden_bytes: u64,
     /// Something is in no object yet.
     dirty: bool,
+    /// What is in no object yet was put behind the end, all of it.
+    appended: bool,
     /// The object that was published last is what the file was, until it became dirty.
     published: bool,
     last: Option<Published>,
@@ -172,6 +174,7 @@ impl Edit {
         let is_old = matches!(base, Base::Expected(_));
         let core = Core {
             dirty: !is_old && cells.bytes() > 0,
+            appended: true,
             published: is_old,
             cells,
             base,
@@ -328,6 +331,7 @@ impl Edit {
         if core.cells.bytes() != bytes {
             core.cells.resize(bytes);
             core.dirty = true;
+            core.appended = false;
         }
         Ok(())
     }
@@ -349,6 +353,7 @@ impl Edit {
         let Pinned { etag, bytes, crc64 } = source;
         core.put_under(Version { key, etag, bytes, crc64, modified: SystemTime::UNIX_EPOCH, scratch: None });
         core.dirty = true;
+        core.appended = false;
         Ok(())
     }
 
@@ -370,6 +375,7 @@ impl Edit {
         core.generation += 1;
         core.reader = None;
         core.dirty = false;
+        core.appended = false;
         core.published = false;
         Ok(())
     }
@@ -385,6 +391,30 @@ impl Edit {
         let runtime = inside.writers.runtime.clone();
         // The task is lost only with the runtime: then nobody may be told that anything was published.
         runtime.spawn(inside.publish(new)).await.unwrap_or(Err(VfsError::Stopping))
+    }
+
+    /// After a [`Self::publish`] that has found what it rests on replaced: puts what was appended behind what stands there by
+    /// now. False where more than that was changed, or some of it has left already.
+    ///
+    /// # Errors
+    /// What the store answered, `ReplacedMeanwhile` where nothing stands there; it stays.
+    pub(super) async fn follow(&self) -> VfsResult<bool> {
+        let _gate = self.inside.gate.lock().await;
+        self.inside.follow().await
+    }
+
+    /// Something else was published under the key, of so many bytes: without changes of its own this is that from now on.
+    pub(super) fn move_on(&self, published: &ETag, bytes: u64) {
+        let mut core = self.inside.core.lock();
+        let is_it = core.base.object().is_some_and(|base| base.etag == *published);
+        if is_it || core.dirty || !core.published || core.busy || core.failure.is_some() {
+            return;
+        }
+        core.cells = Cells::over_base(bytes);
+        core.base = Base::Expected(None);
+        core.last = None;
+        core.generation += 1;
+        core.reader = None;
     }
 
     /// The size of the file.
@@ -505,6 +535,7 @@ impl Inside {
             core.cells.write(wanted.first, data, &mut room);
             core.room = Some(room).filter(|room| room.blocks() > 0);
             core.dirty = true;
+            core.appended &= append;
         }
         core.refused = Wanted::default();
         Ok(Tried::Taken)

@@ -71,6 +71,10 @@ impl Publisher {
         self.0.orphan();
     }
 
+    pub(in crate::vfs) fn is_orphaned(&self) -> bool {
+        self.0.shared.core.lock().orphaned
+    }
+
     /// Makes the object visible, whole and checked. `rests_on`: the version that must still stand. An upload
     /// that does not become an object is aborted.
     ///
@@ -123,7 +127,7 @@ impl Publisher {
     async fn may_publish(&self, rests_on: Option<&ETag>) -> VfsResult<()> {
         let shared = &self.0.shared;
         shared.keys.settled(&shared.key).await?;
-        if shared.core.lock().orphaned {
+        if self.is_orphaned() {
             return Err(shared.replaced());
         }
         let Some(version) = rests_on else { return Ok(()) };
