@@ -706,6 +706,54 @@ fn both_views() -> Tree {
     Tree::new(&Plan { policies: vec![ALL, ALL], ..Plan::default() })
 }
 
+/// The kernel opens an inode, by the name that it had when it was looked up; what is written there stands under the name that
+/// the file has by then.
+#[tokio::test]
+async fn who_begins_a_file_anew_while_it_is_renamed_begins_it_under_its_new_name() {
+    let tree = both_views();
+    write_file(tree.vfs(), "old", b"before").await.unwrap();
+    let inode = tree.vfs().lookup(ROOT, OsStr::new("old")).await.unwrap().attributes.inode;
+    let gate = tree.store.block_answer(Rule::on(Operation::CopyObject));
+    let vfs = tree.vfs().clone();
+    let renamed = tokio::spawn(async move { rename(&vfs, "old", "new", false).await });
+    gate.reached_by(1).await;
+    let vfs = tree.vfs().clone();
+    let opened = tokio::spawn(async move { vfs.open(inode, NEW, ME).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    gate.release();
+    renamed.await.unwrap().unwrap();
+    let handle = opened.await.unwrap().unwrap();
+    tree::write(tree.vfs(), handle, 0, b"anew").await.unwrap();
+    close(tree.vfs(), handle).await.unwrap();
+    // Who holds the inode knows it as "new" by now.
+    let handle = tree.vfs().open(inode, NEW, ME).await;
+    if let Ok(handle) = handle {
+        tree::write(tree.vfs(), handle, 0, b"once more").await.unwrap();
+        close(tree.vfs(), handle).await.unwrap();
+    }
+    assert_eq!(tree.memory.keys(), ["new"]);
+    let content = tree.memory.content("new").unwrap();
+    assert!(content == "anew" || content == "once more", "{content:?}");
+}
+
+/// An inode that a writer has taken from its name is opened as that for as long as the writer has it, and not behind him: by
+/// then a rename may have moved what the kernel takes for it.
+#[tokio::test]
+async fn what_a_writer_has_taken_from_its_name_is_opened_as_that_while_he_has_it() {
+    let tree = both_views();
+    write_file(tree.vfs(), "a", b"before").await.unwrap();
+    let inode = tree.vfs().lookup(ROOT, OsStr::new("a")).await.unwrap().attributes.inode;
+    let writer = tree.vfs().open(inode, NEW, ME).await.unwrap();
+    // As /dev/stdout is.
+    let again = tree.vfs().open(inode, APPEND, ME).await.unwrap();
+    close(tree.vfs(), again).await.unwrap();
+    tree::write(tree.vfs(), writer, 0, b"after").await.unwrap();
+    close(tree.vfs(), writer).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "after");
+    let late = tree.vfs().open(inode, NEW, ME).await;
+    assert!(matches!(late, Err(VfsError::ReplacedMeanwhile { .. })), "{late:?}");
+}
+
 #[tokio::test]
 async fn two_that_have_found_nothing_do_not_both_create() {
     let tree = both_views();

@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use tokio::sync::OwnedMutexGuard;
 use tracing::{error, info, warn};
 
 use super::{
@@ -196,18 +197,7 @@ fn register(shared: &Shared, file: &Arc<OpenFile>) -> HandleNo {
 pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller) -> VfsResult<HandleNo> {
     let shared = &vfs.shared;
     shared.is_open()?;
-    let known = shared.known(inode)?;
-    let name = &*known.name;
-    if known.facts.is_directory() {
-        return Err(VfsError::IsDirectory { name: name.to_owned() });
-    }
-    if known.facts.is_link() {
-        return Err(VfsError::Invalid { why: "a symbolic link is followed, not opened" });
-    }
-    if known.link == Link::Gone {
-        return Err(VfsError::ReplacedMeanwhile { name: name.to_owned() });
-    }
-    let key = shared.names.key(&shared.directory(known.parent)?, name)?;
+    let (known, key) = openable(shared, inode)?;
     let how = as_may_be(shared, how, caller);
     if !how.write && !how.truncate {
         return open_for_reading(vfs, inode, &known, key, how.alone || shared.is_front_user(caller)).await;
@@ -217,13 +207,53 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
     if how.read {
         vfs.policy.may_read()?;
     }
-    let file = OpenFile::new(shared, inode, known.parent, name, key, how, caller, vfs.policy, vfs.view);
+    let (named, known, key) = match how.truncate {
+        true => hold_name(shared, inode).await?,
+        false => (None, known, key),
+    };
+    let (parent, name) = (known.parent, &*known.name);
+    let file = OpenFile::new(shared, inode, parent, name, key, how, caller, vfs.policy, vfs.view);
     file.note_stood(Some(known.facts.clone()));
-    if how.truncate {
-        truncate(vfs, &file).await?;
-    }
+    let is_detached = how.truncate && begin_anew(vfs, &file).await?;
     shared.inodes.lock().pin(file.inode);
-    Ok(register(shared, &file))
+    let handle = register(shared, &file);
+    drop(named);
+    if is_detached {
+        forget_name(shared, &file).await;
+    }
+    Ok(handle)
+}
+
+/// What an inode is that may be opened as a file, and its key.
+fn openable(shared: &Shared, inode: InodeNo) -> VfsResult<(Known, Key)> {
+    let known = shared.known(inode)?;
+    let name = &*known.name;
+    if known.facts.is_directory() {
+        return Err(VfsError::IsDirectory { name: name.to_owned() });
+    }
+    if known.facts.is_link() {
+        return Err(VfsError::Invalid { why: "a symbolic link is followed, not opened" });
+    }
+    // What its writer has taken from its name is his. The kernel may take it for what has been renamed meanwhile; told so,
+    // it looks the name up again.
+    let is_taken = known.link == Link::Detached && !shared.writing.is_open(inode);
+    if known.link == Link::Gone || is_taken {
+        return Err(VfsError::ReplacedMeanwhile { name: name.to_owned() });
+    }
+    let key = shared.names.key(&shared.directory(known.parent)?, name)?;
+    Ok((known, key))
+}
+
+/// The same, once no rename of it is under way, and none begins as long as the guard lives.
+async fn hold_name(shared: &Shared, inode: InodeNo) -> VfsResult<(Option<OwnedMutexGuard<()>>, Known, Key)> {
+    loop {
+        let (_, key) = openable(shared, inode)?;
+        let guard = shared.writing.name(&key).lock_owned().await;
+        let (known, now) = openable(shared, inode)?;
+        if now == key {
+            return Ok((Some(guard), known, key));
+        }
+    }
 }
 
 /// Standing alone is for the front.
@@ -252,11 +282,24 @@ async fn open_for_reading(
     Ok(shared.open_handle(Handle::Reader(reader)))
 }
 
-/// Begins a file anew. Before the kernel hears that it is so, it forgets that the name leads to this inode.
+/// Cuts a file that is open to nothing.
 pub(super) async fn truncate(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<()> {
+    let named = vfs.shared.writing.name(&file.key).lock_owned().await;
+    let is_detached = begin_anew(vfs, file).await?;
+    drop(named);
+    if is_detached {
+        forget_name(&vfs.shared, file).await;
+    }
+    Ok(())
+}
+
+/// Begins a file anew, under the lock of its name. True: that leads to another inode now, and before the kernel hears of
+/// success, it is to forget that it led to this one.
+async fn begin_anew(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<bool> {
     let shared = &vfs.shared;
     if file.is_begun() || file.join_edit(shared).is_some() {
-        return file.truncate(shared, false).await;
+        file.truncate(shared, false).await?;
+        return Ok(false);
     }
     let known = shared.known(file.inode)?;
     if known.link == Link::Gone {
@@ -269,17 +312,18 @@ pub(super) async fn truncate(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<()> {
     if target == Standing::Free {
         file.note_new();
     }
-    let detached = known.facts.etag.is_some() && {
-        let mut inodes = shared.inodes.lock();
-        let detached = inodes.detach(file.inode).is_some();
-        inodes.update(file.inode, &Shared::unpublished_facts(), None);
-        detached
-    };
-    if detached {
-        let name = file.name.clone().into();
-        shared.tell_all_and_wait(vec![Notice::Entry { parent: file.parent, name }]).await;
+    if known.facts.etag.is_none() {
+        return Ok(false);
     }
-    Ok(())
+    let mut inodes = shared.inodes.lock();
+    let is_detached = inodes.detach(file.inode).is_some();
+    inodes.update(file.inode, &Shared::unpublished_facts(), None);
+    Ok(is_detached)
+}
+
+async fn forget_name(shared: &Shared, file: &OpenFile) {
+    let name = file.name.clone().into();
+    shared.tell_all_and_wait(vec![Notice::Entry { parent: file.parent, name }]).await;
 }
 
 pub(super) async fn flush(vfs: &Vfs, handle: HandleNo, closer: Closer) -> VfsResult<()> {

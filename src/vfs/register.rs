@@ -31,7 +31,26 @@ pub(super) struct Writing {
 struct Register {
     by_key: BTreeMap<String, Vec<Arc<OpenFile>>>,
     by_inode: HashMap<InodeNo, Vec<Arc<OpenFile>>>,
-    turns: HashMap<String, Weak<AsyncMutex<()>>>,
+    turns: Turns,
+    names: Turns,
+}
+
+/// Locks by key, as long as somebody has them.
+#[derive(Debug, Default)]
+struct Turns(HashMap<String, Weak<AsyncMutex<()>>>);
+
+impl Turns {
+    fn of(&mut self, key: &Key) -> Arc<AsyncMutex<()>> {
+        if let Some(turn) = self.0.get(key.as_str()).and_then(Weak::upgrade) {
+            return turn;
+        }
+        if self.0.len() == self.0.capacity() {
+            self.0.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::default();
+        self.0.insert(key.as_str().to_owned(), Arc::downgrade(&turn));
+        turn
+    }
 }
 
 /// Held while it is decided what holds the content of an inode: two that begin at once would be two files.
@@ -45,16 +64,13 @@ impl Writing {
 
     /// The lock that publications of a key share.
     pub(super) fn turn(&self, key: &Key) -> Arc<AsyncMutex<()>> {
-        let mut register = self.register.lock();
-        if let Some(turn) = register.turns.get(key.as_str()).and_then(Weak::upgrade) {
-            return turn;
-        }
-        if register.turns.len() == register.turns.capacity() {
-            register.turns.retain(|_, turn| turn.strong_count() > 0);
-        }
-        let turn = Arc::default();
-        register.turns.insert(key.as_str().to_owned(), Arc::downgrade(&turn));
-        turn
+        self.register.lock().turns.of(key)
+    }
+
+    /// The lock that a rename of a file holds, and whoever begins it anew: of what the kernel takes for the file, the one
+    /// moves the name, and the other takes it away.
+    pub(super) fn name(&self, key: &Key) -> Arc<AsyncMutex<()>> {
+        self.register.lock().names.of(key)
     }
 
     pub(super) fn add(&self, file: &Arc<OpenFile>) {
@@ -88,6 +104,11 @@ impl Writing {
     pub(super) fn shown_of(&self, inode: InodeNo, is_object: bool) -> Option<Arc<OpenFile>> {
         let is_shown = |file: &&Arc<OpenFile>| file.is_begun() && !(is_object && file.is_alone());
         self.all_of_inode(inode).iter().rev().find(is_shown).cloned()
+    }
+
+    /// Whether somebody has a file of this inode open that is still what he opened.
+    pub(super) fn is_open(&self, inode: InodeNo) -> bool {
+        self.all_of_inode(inode).iter().any(|file| !file.is_orphaned())
     }
 
     fn all_of_inode(&self, inode: InodeNo) -> Vec<Arc<OpenFile>> {

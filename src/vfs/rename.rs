@@ -152,6 +152,8 @@ async fn move_name(vfs: &Vfs, from: &Spot, to: &Spot, no_replace: bool) -> VfsRe
         return Err(VfsError::Exists { name: to.name.clone() });
     }
     vfs.policy.may_rename_onto(&to.name, standing(target.as_ref()))?;
+    // Until the table knows.
+    let _named = shared.writing.name(&from.key(shared)?).lock_owned().await;
     let has_stayed = if source.facts.is_directory() {
         move_directory(shared, from, to, target.as_ref()).await?;
         true

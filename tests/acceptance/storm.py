@@ -119,9 +119,16 @@ class Worker:
         if not condition:
             raise Strange(why() if callable(why) else why)
 
-    def judge(self, data, where, name):
-        if data is not None and (why := self.storm.fates.judge(data, f"{where} {name}")):
+    def judge(self, data, where, name, asked):
+        if data is not None and (why := self.storm.fates.judge(data, f"{where} {name}", asked)):
             self.wrong_at(why, name)
+
+    def object(self, name):
+        """What the store has under a name, judged."""
+        asked = time.monotonic()
+        found = self.storm.store.get(name)
+        self.judge(found, "the object", name, asked)
+        return found
 
     def run(self):
         try:
@@ -177,8 +184,7 @@ class Client(Worker):
             self.said(f"{verb} {name} id {content_id:x} size {len(content)} rest {rest}", reply)
             self.storm.fates.ends(content_id, reply.code == 226)
             if self.chance.random() < 0.5 or reply.code != 226:
-                found = self.storm.store.get(name)
-                self.judge(found, "the object", name)
+                found = self.object(name)
                 if reply.code == 226 and verb == "STOR" and not rest and found != content and alone():
                     what = "no object" if found is None else f"{len(found)} bytes, {found[:HEAD]!r}"
                     what += f"; it stands at {self.storm.places_of(content)}"
@@ -227,8 +233,7 @@ class Client(Worker):
             self.notes(how, name, f"id {content_id:x} after {len(piece)} of {len(content)}", "->", reply)
             self.storm.counts(f"STOR-{how}", reply)
             self.storm.fates.ends(content_id, False)
-            found = self.storm.store.get(name)
-            self.judge(found, "the object", name)
+            self.object(name)
         if reply is None:
             self.begin()
         elif reply.code == 226:
@@ -236,10 +241,11 @@ class Client(Worker):
 
     def retr(self):
         name = self.chance.choice(POOL)
+        asked = time.monotonic()
         data, reply = self.session.fetch(f"RETR /{name}")
         self.said(f"RETR {name}", reply)
         if reply.code == 226:
-            self.judge(data, "RETR", name)
+            self.judge(data, "RETR", name, asked)
 
     def half_retr(self):
         name, how = self.chance.choice(POOL), self.chance.choice(["abort", "close"])
@@ -537,12 +543,11 @@ class Shell(Worker):
         with self.on(name) as alone:
             is_done = self.does('cp "$mine/new" "$name"', mine=self.mine, name=name)
             self.storm.fates.ends(content_id, is_done)
-            found = self.storm.store.get(name)
+            found = self.object(name)
             # What is closed empty becomes an object with its last descriptor, a moment later.
             if is_done and content and found != content and alone():
                 self.wrong_at(f"cp to {name} ended well, alone, but there is {found and found[:HEAD]!r}; "
                               f"it stands at {self.storm.places_of(content)}", name)
-            self.judge(found, "the object", name)
 
     def copy_in_killed(self):
         name = self.chance.choice(POOL)
@@ -590,9 +595,9 @@ class Shell(Worker):
             self.does('rm -f "$name"', name=name)
 
     def read(self):
-        name = self.chance.choice(POOL)
+        name, asked = self.chance.choice(POOL), time.monotonic()
         if self.does('cat "$name"', name=name):
-            self.judge(self.output, "cat", name)
+            self.judge(self.output, "cat", name, asked)
 
     def list(self):
         self.does("ls -lR s")
@@ -805,8 +810,7 @@ class Looker(Worker):
 
     def look(self):
         name = self.chance.choice(POOL)
-        found = self.storm.store.get(name)
-        self.judge(found, "the object", name)
+        self.object(name)
         for who, pid in (("front", self.storm.rig.front), ("mount", self.storm.rig.mount)):
             self.peak[who] = max(self.peak[who], status(pid, "VmRSS") // 1024)
         time.sleep(0.1)
@@ -884,7 +888,7 @@ def contents_are_whole(storm):
             through = storm.rig.home() / name
             found, mounted = storm.store.get(name), subprocess.run(["cat", through], capture_output=True, check=True).stdout
             check(found == mounted, f"{name}: cat shows {len(mounted)} bytes, the bucket has {len(found)}")
-            why = storm.fates.judge(found, f"in the end {name}")
+            why = storm.fates.judge(found, f"in the end {name}", time.monotonic())
             check(why is None, why)
 
 

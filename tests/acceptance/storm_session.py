@@ -61,7 +61,7 @@ class Fates:
     """What became of each record that was sent: only what ended well may ever be seen."""
 
     def __init__(self):
-        self.lock, self.fate = threading.Lock(), {}
+        self.lock, self.fate, self.ended = threading.Lock(), {}, {}
 
     def new(self, size):
         with self.lock:
@@ -72,14 +72,19 @@ class Fates:
     def ends(self, number, well):
         with self.lock:
             self.fate[number] = "stored" if well else "never"
+            self.ended[number] = time.monotonic()
 
-    def judge(self, data, where):
-        """Why `data` must not stand there, or None."""
+    def judge(self, data, where, asked):
+        """Why `data`, which was asked for at `asked`, must not stand there, or None.
+
+        What somebody has deleted right behind its publication may have been seen before its sender was told that it is gone.
+        """
         try:
             numbers = records_in(data)
         except Torn as torn:
             return f"{where}: torn: {torn}"
-        wrong = [n for n in numbers if self.fate.get(n, "unknown") not in ("open", "stored")]
+        is_known = {n: self.ended.get(n, 0) <= asked for n in numbers}
+        wrong = [n for n in numbers if self.fate.get(n, "unknown") not in ("open", "stored") and is_known[n]]
         return f"{where}: holds {wrong}, which did not end well" if wrong else None
 
 
