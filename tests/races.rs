@@ -754,6 +754,48 @@ async fn what_a_writer_has_taken_from_its_name_is_opened_as_that_while_he_has_it
     assert!(matches!(late, Err(VfsError::ReplacedMeanwhile { .. })), "{late:?}");
 }
 
+/// What the front has opened it arms a moment later. In between nobody makes the empty object that a shell's file would be.
+#[tokio::test]
+async fn a_transfer_that_is_not_armed_yet_is_not_published() {
+    let tree = both_views();
+    write_file(tree.vfs(), "a", b"before").await.unwrap();
+    write_file(tree.vfs(), "b", b"other").await.unwrap();
+    let (_, transfer) = open(tree.vfs(), "a", OpenHow { alone: true, ..NEW }, FRONT).await.unwrap();
+    let renamed = rename(tree.vfs(), "b", "a", false).await;
+    assert!(matches!(renamed, Err(VfsError::Busy { .. })), "{renamed:?}");
+    assert_eq!(tree.memory.content("a").unwrap(), "before");
+    tree.vfs().arm(transfer, FRONT).unwrap();
+    tree::write(tree.vfs(), transfer, 0, b"whole").await.unwrap();
+    tree.vfs().commit(transfer, 5, FRONT).await.unwrap();
+    tree.vfs().release(transfer).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "whole");
+}
+
+#[tokio::test]
+async fn what_is_written_while_the_empty_file_waits_for_its_turn_is_not_published() {
+    let tree = both_views();
+    write_file(tree.vfs(), "b", b"other").await.unwrap();
+    let (_, second) = open(tree.vfs(), "a", NEW, ME).await.unwrap();
+    let (_, first) = open(tree.vfs(), "a", NEW, ME).await.unwrap();
+    tree::write(tree.vfs(), first, 0, b"first").await.unwrap();
+    let gate = tree.store.block_answer(Rule::on(Operation::PutObject).of_key("a"));
+    let vfs = tree.vfs().clone();
+    let closed = tokio::spawn(async move { close(&vfs, first).await });
+    gate.reached_by(1).await;
+    let vfs = tree.vfs().clone();
+    let renamed = tokio::spawn(async move { rename(&vfs, "b", "a", false).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    tree::write(tree.vfs(), second, 0, b"half").await.unwrap();
+    gate.release();
+    closed.await.unwrap().unwrap();
+    let renamed = renamed.await.unwrap();
+    assert!(matches!(renamed, Err(VfsError::Busy { .. })), "{renamed:?}");
+    assert_eq!(tree.memory.content("a").unwrap(), "first");
+    tree::write(tree.vfs(), second, 4, b" and half").await.unwrap();
+    close(tree.vfs(), second).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "half and half");
+}
+
 #[tokio::test]
 async fn two_that_have_found_nothing_do_not_both_create() {
     let tree = both_views();

@@ -225,8 +225,8 @@ impl Shared {
     pub(super) async fn settle_writers(self: &Arc<Self>, key: &str, name: &str) -> VfsResult<()> {
         for file in self.writing.of_key(key) {
             file.wait_closed().await;
-            if file.is_unpublished() && file.is_idle_and_empty() {
-                file.publish(self).await?;
+            if file.is_unpublished() {
+                file.publish_if_empty(self).await?;
             }
             if file.is_unpublished() {
                 return Err(VfsError::Busy { name: name.to_owned() });

@@ -536,6 +536,25 @@ impl OpenFile {
         let _turn = self.turn.lock().await;
         self.follow_what_came(shared).await?;
         let _publishing = Publishing::begin(self);
+        self.make(shared).await
+    }
+
+    /// The same of a file that is begun, empty, and that nobody has to commit: it may be published at any time. Any other one
+    /// is left alone.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub(super) async fn publish_if_empty(&self, shared: &Arc<Shared>) -> VfsResult<()> {
+        if !self.is_idle_and_empty() {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        let _publishing = Publishing::begin(self);
+        // From here on who writes waits; before, somebody may have.
+        if self.is_idle_and_empty() && self.is_unpublished() { self.make(shared).await } else { Ok(()) }
+    }
+
+    async fn make(&self, shared: &Arc<Shared>) -> VfsResult<()> {
         let (published, kept, asked) = loop {
             let Some(content) = self.content() else { return Ok(()) };
             let asked = Instant::now();
@@ -708,11 +727,11 @@ impl OpenFile {
         lives && (standing.dirty || !standing.published)
     }
 
-    /// Begun, empty, and nobody has to commit it: it may be published at any time.
-    pub(super) fn is_idle_and_empty(&self) -> bool {
+    fn is_idle_and_empty(&self) -> bool {
         let standing = self.standing();
         let bytes = self.content().map(|content| content.bytes());
-        !standing.armed && !standing.dirty && !standing.failed && !standing.discarded && bytes == Some(0)
+        // What the front opens it arms a moment later.
+        !self.is_alone() && !standing.dirty && !standing.failed && !standing.discarded && bytes == Some(0)
     }
 
     pub(super) fn close(&self, closed: Closed) {

@@ -353,7 +353,8 @@ class Owner(Worker):
     def stands(self, name):
         found = self.storm.store.get(name)
         self.check(found == self.files.get(name),
-                   lambda: f"the object {name} is {self.shown(found)}, not {self.shown(self.files.get(name))}")
+                   lambda: f"the object {name} is {self.shown(found)}, not {self.shown(self.files.get(name))}; "
+                           f"that stands at {self.storm.places_of(self.files.get(name) or b'')}")
 
     def sends(self, verb, name, content, becomes, rest=0):
         allo = len(content) if self.chance.random() < 0.5 else None
