@@ -42,6 +42,7 @@ const READ_WRITE: OpenHow =
     OpenHow { read: true, write: true, truncate: false, append: false, exclusive: false, alone: false };
 const APPEND: OpenHow = OpenHow { append: true, read: false, ..READ_WRITE };
 const READ_APPEND: OpenHow = OpenHow { append: true, ..READ_WRITE };
+const READ_WRITE_NEW: OpenHow = OpenHow { truncate: true, ..READ_WRITE };
 const EXCLUSIVE: OpenHow = OpenHow { exclusive: true, truncate: false, ..NEW };
 
 /// One run: a tree, and dice.
@@ -794,6 +795,31 @@ async fn what_is_written_while_the_empty_file_waits_for_its_turn_is_not_publishe
     tree::write(tree.vfs(), second, 4, b" and half").await.unwrap();
     close(tree.vfs(), second).await.unwrap();
     assert_eq!(tree.memory.content("a").unwrap(), "half and half");
+}
+
+/// RELEASE comes when it comes, behind a rename perhaps.
+#[tokio::test]
+async fn what_was_closed_and_renamed_is_shown_as_it_is() {
+    let tree = both_views();
+    for how in [NEW, READ_WRITE_NEW] {
+        let (_, handle) = open(tree.vfs(), "a", how, ME).await.unwrap();
+        tree::write(tree.vfs(), handle, 0, b"12345").await.unwrap();
+        tree.vfs().flush(handle, closer()).await.unwrap();
+        rename(tree.vfs(), "a", "b", false).await.unwrap();
+        assert_eq!(stat(tree.vfs(), "b").await.unwrap().bytes, 5);
+        let (_, reader) = open(tree.vfs(), "b", READ, FRONT).await.unwrap();
+        assert_eq!(read_all(tree.vfs(), reader, 100).await.unwrap(), b"12345");
+        tree.vfs().release(reader).await.unwrap();
+        let (_, appender) = open(tree.vfs(), "b", APPEND, ME).await.unwrap();
+        assert_eq!(stat(tree.vfs(), "b").await.unwrap().bytes, 5);
+        tree.vfs().write(appender, 0, Bytes::from_static(b"67"), true, false).await.unwrap();
+        assert_eq!(stat(tree.vfs(), "b").await.unwrap().bytes, 7);
+        close(tree.vfs(), appender).await.unwrap();
+        assert_eq!(stat(tree.vfs(), "b").await.unwrap().bytes, 7);
+        tree.vfs().release(handle).await.unwrap();
+        assert_eq!(tree.memory.content("b").unwrap(), "1234567");
+        unlink(tree.vfs(), "b").await.unwrap();
+    }
 }
 
 #[tokio::test]

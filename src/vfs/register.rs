@@ -100,9 +100,11 @@ impl Writing {
         self.shown_of(inode, false)
     }
 
-    /// The file that gives an inode the size that all see. Where there is an object it is none that stands alone.
+    /// The file that gives an inode the size that all see. Where there is an object it is none that stands alone, and none
+    /// that will not replace it.
     pub(super) fn shown_of(&self, inode: InodeNo, is_object: bool) -> Option<Arc<OpenFile>> {
-        let is_shown = |file: &&Arc<OpenFile>| file.is_begun() && !(is_object && file.is_alone());
+        let is_apart = |file: &OpenFile| file.is_alone() || file.is_orphaned();
+        let is_shown = |file: &&Arc<OpenFile>| file.is_begun() && !(is_object && is_apart(file));
         self.all_of_inode(inode).iter().rev().find(is_shown).cloned()
     }
 

@@ -49,6 +49,7 @@ class Storm:
         self.rig, self.seed, self.end = rig, seed, time.monotonic() + seconds
         self.store, self.fates, self.touches = Store(rig), Fates(), Touches()
         self.wrong, self.replies, self.done = [], collections.Counter(), collections.Counter()
+        self.shells = {name: threading.Lock() for name in POOL}
         self.versions, self.lock = collections.defaultdict(set), threading.Lock()
         self.appended = collections.defaultdict(list)
         self.history, self.begun = collections.deque(maxlen=20000), time.monotonic()
@@ -539,9 +540,16 @@ class Shell(Worker):
         (self.mine / "new").write_bytes(content)
         return content_id, content
 
+    @contextlib.contextmanager
+    def writes(self, name):
+        """Programs that write one file at once share it, as on every file system: half a `cp` may stand before a line that is
+        appended, and be published with that. So here one of them writes at a time."""
+        with self.storm.shells[name], self.on(name) as alone:
+            yield alone
+
     def copy_in(self):
         name, (content_id, content) = self.chance.choice(POOL), self.new(size_of(self.chance))
-        with self.on(name) as alone:
+        with self.writes(name) as alone:
             is_done = self.does('cp "$mine/new" "$name"', mine=self.mine, name=name)
             self.storm.fates.ends(content_id, is_done)
             found = self.object(name)
@@ -554,7 +562,7 @@ class Shell(Worker):
         name = self.chance.choice(POOL)
         content_id, content = self.storm.fates.new(self.chance.randrange(20_000, LARGEST))
         piece = content[:self.chance.randrange(1, len(content) - 1)]
-        with self.on(name):
+        with self.writes(name):
             killed = subprocess.Popen(["dd", f"of={name}", "bs=64k", "status=none"], cwd=self.home, stdin=subprocess.PIPE,
                                       stderr=subprocess.DEVNULL)
             with contextlib.suppress(OSError):
@@ -570,7 +578,7 @@ class Shell(Worker):
 
     def append(self):
         name, (content_id, _) = self.chance.choice(POOL), self.new(self.chance.randrange(HEAD, MIB))
-        with self.on(name):
+        with self.writes(name):
             self.storm.fates.ends(content_id, self.does('cat "$mine/new" >> "$name"', mine=self.mine, name=name))
 
     def log(self):
@@ -582,7 +590,7 @@ class Shell(Worker):
 
     def copy(self):
         source, target = self.chance.sample(POOL, 2)
-        with self.on(target):
+        with self.writes(target):
             self.does('cp "$source" "$target"', source=source, target=target)
 
     def move(self):
