@@ -5,6 +5,8 @@
 //! and a second of waiting costs nothing. The same few seeds run each time; `COSGATE_RACES_RUNS` runs so many others, some
 //! of them on several threads. A failing run prints its seed, and `COSGATE_RACES_SEED` runs that one alone.
 
+#[path = "common/seeds.rs"]
+mod seeds;
 #[path = "common/slow_store.rs"]
 mod slow_store;
 #[path = "common/tree.rs"]
@@ -227,18 +229,10 @@ fn run_all<F: Future<Output = ()>>(scenario: impl Fn(u64, Arc<Run>) -> F) {
             }
         }
     }
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number")))
-    };
-    let first = fastrand::u64(..1 << 40) & !7;
-    let seeds: Vec<u64> = match (number("COSGATE_RACES_SEED"), number("COSGATE_RACES_RUNS")) {
-        (Some(seed), _) => vec![seed],
-        (None, Some(runs)) => (first..first + runs).collect(),
-        // What fails here fails everywhere.
-        (None, None) => (0..RUNS).filter(|seed| seed % 8 != 7).collect(),
-    };
+    // Those on threads fail here and not everywhere: they are for who asks for new ones.
+    let is_asked = |what: &str| std::env::var_os(format!("COSGATE_RACES_{what}")).is_some();
+    let are_all = is_asked("SEED") || is_asked("RUNS");
+    let seeds = seeds::seeds("COSGATE_RACES", RUNS).filter(|seed| are_all || seed % 8 != 7);
     for seed in seeds {
         let _told = Told(seed);
         // One seed in eight runs on threads, by the clock on the wall.

@@ -2,8 +2,11 @@
 //! and the quota has counted what the bucket holds.
 //!
 //! Two views of one bucket take turns, lists lag and catch up, and the time for which answers are trusted is
-//! nothing at all in one half of the runs. A failing run prints its seed; `COSGATE_MODEL_SEED` runs it alone.
+//! nothing at all in one half of the runs. A failing run prints its seed; `COSGATE_MODEL_SEED` runs it alone,
+//! `COSGATE_MODEL_RUNS` so many new ones.
 
+#[path = "common/seeds.rs"]
+mod seeds;
 #[path = "common/tree.rs"]
 mod tree;
 
@@ -248,13 +251,7 @@ impl Drop for Story {
 
 #[tokio::test]
 async fn a_mount_does_what_a_map_of_names_does() {
-    if let Ok(seed) = std::env::var("COSGATE_MODEL_SEED") {
-        run(seed.parse().expect("COSGATE_MODEL_SEED is a number")).await;
-        return;
-    }
-    let first = fastrand::u64(..1 << 40);
-    println!("seeds {first} to {}", first + RUNS - 1);
-    for seed in first..first + RUNS {
+    for seed in seeds::seeds("COSGATE_MODEL", RUNS) {
         run(seed).await;
     }
 }
