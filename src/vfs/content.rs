@@ -298,7 +298,7 @@ impl OpenFile {
         }
         let beginning = match keeps {
             true => Beginning::Object { bytes: facts.bytes, version: None },
-            false => Beginning::Blocks(Vec::new()),
+            false => Beginning::Blocks { blocks: Vec::new(), appended: true },
         };
         let edit = Edit::begin(shared, self.key.clone(), &self.name, beginning, share);
         Ok(Content::Edit(self.hold(edit)))

@@ -176,7 +176,7 @@ impl OpenFile {
         let is_append = self.how.append && (self.how.alone || state.armed);
         state.forbid_overwrite = forbid_overwrite || is_append || self.policy.forbids_overwrite();
         if self.how.read {
-            let nothing = Beginning::Blocks(Vec::new());
+            let nothing = Beginning::Blocks { blocks: Vec::new(), appended: !self.how.truncate };
             let edit = Edit::begin(shared, self.key.clone(), &self.name, nothing, share);
             state.put(Content::Edit(edit));
             return;
@@ -301,7 +301,9 @@ impl OpenFile {
                 (Beginning::Object { bytes, version: Some(etag) }, share)
             }
             None => match writer.take_unsent() {
-                Some((blocks, share)) => (Beginning::Blocks(blocks), share),
+                Some((blocks, share)) => {
+                    (Beginning::Blocks { blocks, appended: self.is_behind(writer) }, share)
+                }
                 None => return Ok(None),
             },
         };
@@ -593,10 +595,20 @@ impl OpenFile {
         Ok(())
     }
 
-    /// A transfer that appends began with nothing, and by now an object stands there: it goes behind that.
+    /// Whether what `writer` holds is to stand behind whatever stands there.
+    fn is_behind(&self, writer: &WriteHandle) -> bool {
+        !self.how.truncate && (self.how.append || writer.bytes() == 0)
+    }
+
+    /// Who appends began with nothing, and by now an object stands there: it goes behind that.
     async fn follow_what_came(&self, shared: &Shared) -> VfsResult<()> {
-        let has_begun = matches!(self.content(), Some(Content::Ordered(_))) && !self.state.lock().published;
-        if !has_begun || !self.how.append || !self.is_armed() || self.stands_for(shared)?.etag.is_none() {
+        let has_published = self.state.lock().published;
+        let follows = match self.content() {
+            Some(Content::Ordered(writer)) => !has_published && self.is_behind(&writer),
+            Some(Content::Edit(edit)) => edit.is_behind_nothing(),
+            None => false,
+        };
+        if !follows || self.state.lock().has_lost_its_name() || self.stands_for(shared)?.etag.is_none() {
             return Ok(());
         }
         let edit = self.become_edit(shared, &shared.writing.decide())?.ok_or_else(|| self.replaced())?;

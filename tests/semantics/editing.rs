@@ -269,6 +269,38 @@ async fn appends_at_once_to_what_is_absent_are_all_there() {
     assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"123");
 }
 
+/// Whoever has made the name of a file goes behind what somebody else has put there before he has closed it.
+#[tokio::test]
+async fn a_shell_that_has_begun_a_file_goes_behind_a_transfer() {
+    let append = OpenHow { truncate: false, append: true, ..NEW };
+    let read_append = OpenHow { read: true, ..append };
+    let plain = OpenHow { truncate: false, ..NEW };
+    let truncating = OpenHow { append: true, ..NEW };
+    let cases = [
+        (append, "+line", "stored+line"),
+        (read_append, "+line", "stored+line"),
+        (append, "", "stored"),
+        (plain, "", "stored"),
+        (truncating, "+line", "+line"),
+    ];
+    for (how, piece, whole) in cases {
+        for transfer in [APPENDED, OpenHow { truncate: true, ..TRANSFER }] {
+            let tree = tree();
+            let (_, shell) = create(tree.vfs(), "a", how).await.unwrap();
+            if !piece.is_empty() {
+                tree.vfs().write(shell, 0, Bytes::from(piece), how.append, false).await.unwrap();
+            }
+            let (_, sent) = create(tree.vfs(), "a", transfer).await.unwrap();
+            tree.vfs().arm(sent, FRONT).unwrap();
+            tree.vfs().write(sent, 0, Bytes::from("stored"), transfer.append, false).await.unwrap();
+            tree.vfs().commit(sent, 6, FRONT).await.unwrap();
+            tree.vfs().release(sent).await.unwrap();
+            close(tree.vfs(), shell).await.unwrap();
+            assert_eq!(tree.memory.content("a").unwrap(), whole, "{how:?} {transfer:?}");
+        }
+    }
+}
+
 /// What has left already cannot follow: the later one fails, and what the other has stored may be appended to.
 #[tokio::test]
 async fn of_large_appends_to_what_is_absent_one_is_there() {

@@ -61,8 +61,9 @@ pub(super) struct Edit {
 pub(super) enum Beginning {
     /// The object under the key, of so many bytes as was last heard; of this version, if one must be.
     Object { bytes: u64, version: Option<ETag> },
-    /// What was written in order so far, and is in no object.
-    Blocks(Vec<Block>),
+    /// What was written in order so far, and is in no object. `appended`: to nothing, and where something stands there by the
+    /// time it is published, to that.
+    Blocks { blocks: Vec<Block>, appended: bool },
 }
 
 /// What an edit and its tasks share.
@@ -167,14 +168,14 @@ impl Edit {
         share: Option<Share>,
     ) -> Arc<Self> {
         let (writers, store, keys) = (shared.writers.clone(), shared.store.clone(), shared.keys.clone());
-        let (cells, base) = match beginning {
-            Beginning::Object { bytes, version } => (Cells::over_base(bytes), Base::Expected(version)),
-            Beginning::Blocks(blocks) => (Cells::of_blocks(blocks), Base::None),
+        let (cells, base, appended) = match beginning {
+            Beginning::Object { bytes, version } => (Cells::over_base(bytes), Base::Expected(version), true),
+            Beginning::Blocks { blocks, appended } => (Cells::of_blocks(blocks), Base::None, appended),
         };
         let is_old = matches!(base, Base::Expected(_));
         let core = Core {
             dirty: !is_old && cells.bytes() > 0,
-            appended: true,
+            appended,
             published: is_old,
             cells,
             base,
@@ -401,6 +402,12 @@ impl Edit {
     pub(super) async fn follow(&self) -> VfsResult<bool> {
         let _gate = self.inside.gate.lock().await;
         self.inside.follow().await
+    }
+
+    /// Whether all there is was appended to nothing.
+    pub(super) fn is_behind_nothing(&self) -> bool {
+        let core = self.inside.core.lock();
+        core.appended && matches!(core.base, Base::None) && core.sealed.is_none() && core.failure.is_none()
     }
 
     /// Something else was published under the key, of so many bytes: without changes of its own this is that from now on.
