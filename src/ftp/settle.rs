@@ -21,6 +21,8 @@ use std::{
 /// Shortest wait between the end of the data and the question whether the client is still there: after 2 ms
 /// none of 60 killed clients of an idle machine had its control connection open.
 const TIME_MIN: Duration = Duration::from_millis(2);
+/// What a client that is being killed needs once it has a processor: half as much again as was measured.
+const MOMENT: Duration = Duration::from_micros(500);
 /// Longest that follows from the way: a client that took long to dial is not that far away.
 const WAY_TIME_MAX: Duration = Duration::from_secs(1);
 /// This part of the time that the data have taken is waited in any case, because nobody feels it.
@@ -93,7 +95,7 @@ impl SettleTime {
             self.most = self.most.max(crowd.turn());
         }
         // Who could not run before needs a moment, too.
-        let Some(until) = self.crowd_seen.map(|seen| seen + TIME_MIN) else { return Duration::ZERO };
+        let Some(until) = self.crowd_seen.map(|seen| seen + MOMENT) else { return Duration::ZERO };
         until.min(self.ended + self.most).saturating_duration_since(now)
     }
 }
@@ -150,9 +152,9 @@ mod tests {
     #[test]
     fn a_crowd_that_is_gone_is_not_waited_for() {
         let (mut time, ended) = time(millis(1), millis(0));
-        assert_eq!(time.left(ended + millis(2), || BUSY), millis(2));
-        assert_eq!(time.left(ended + millis(3), || IDLE), millis(1), "a moment more");
-        assert_eq!(time.left(ended + millis(4), || IDLE), millis(0));
+        assert_eq!(time.left(ended + millis(2), || BUSY), MOMENT);
+        assert_eq!(time.left(ended + millis(2) + MOMENT / 2, || IDLE), MOMENT / 2, "a moment more");
+        assert_eq!(time.left(ended + millis(3), || IDLE), millis(0));
     }
 
     #[test]
