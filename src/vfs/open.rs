@@ -208,7 +208,10 @@ pub(super) async fn open(vfs: &Vfs, inode: InodeNo, how: OpenHow, caller: Caller
         vfs.policy.may_read()?;
     }
     let (named, known, key) = match how.truncate {
-        true => hold_name(shared, inode).await?,
+        true => {
+            let (guard, known, key) = hold_name(shared, inode, key).await?;
+            (Some(guard), known, key)
+        }
         false => (None, known, key),
     };
     let (parent, name) = (known.parent, &*known.name);
@@ -244,15 +247,19 @@ fn openable(shared: &Shared, inode: InodeNo) -> VfsResult<(Known, Key)> {
     Ok((known, key))
 }
 
-/// The same, once no rename of it is under way, and none begins as long as the guard lives.
-async fn hold_name(shared: &Shared, inode: InodeNo) -> VfsResult<(Option<OwnedMutexGuard<()>>, Known, Key)> {
+/// The same of an inode that was `key`, once no rename of it is under way, and none begins as long as the guard lives.
+async fn hold_name(
+    shared: &Shared,
+    inode: InodeNo,
+    mut key: Key,
+) -> VfsResult<(OwnedMutexGuard<()>, Known, Key)> {
     loop {
-        let (_, key) = openable(shared, inode)?;
         let guard = shared.writing.name(&key).lock_owned().await;
         let (known, now) = openable(shared, inode)?;
         if now == key {
-            return Ok((Some(guard), known, key));
+            return Ok((guard, known, key));
         }
+        key = now;
     }
 }
 

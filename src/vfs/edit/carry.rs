@@ -82,6 +82,7 @@ impl Inside {
         core.busy = false;
         match &made {
             Ok(published) => core.has_published(self.publisher.key().clone(), published, new),
+            // It is whole still, for `follow`.
             Err(VfsError::ReplacedMeanwhile { .. }) if core.may_follow() && !self.publisher.is_orphaned() => {
             }
             Err(error) => {
@@ -165,8 +166,9 @@ impl Inside {
         self.publisher.publish(sealed.whole(), new, rests_on.as_ref()).await
     }
 
-    /// See [`super::Edit::follow`]. To be called under `gate`.
+    /// See [`super::Edit::follow`].
     pub(super) async fn follow(&self) -> VfsResult<bool> {
+        let _gate = self.gate.lock().await;
         let (tail, first) = {
             let mut core = self.core.lock();
             if let Some(failure) = &core.failure {
@@ -510,7 +512,7 @@ impl Inside {
 
 impl Core {
     /// Whether all that was changed can be put behind another object.
-    fn may_follow(&self) -> bool {
+    pub(super) fn may_follow(&self) -> bool {
         let is_here = self.hidden_bytes == 0 && self.sealed.is_none();
         let is_own = match &self.base {
             Base::None => true,

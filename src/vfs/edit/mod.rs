@@ -400,14 +400,13 @@ impl Edit {
     /// # Errors
     /// What the store answered, `ReplacedMeanwhile` where nothing stands there; it stays.
     pub(super) async fn follow(&self) -> VfsResult<bool> {
-        let _gate = self.inside.gate.lock().await;
         self.inside.follow().await
     }
 
     /// Whether all there is was appended to nothing.
     pub(super) fn is_behind_nothing(&self) -> bool {
         let core = self.inside.core.lock();
-        core.appended && matches!(core.base, Base::None) && core.sealed.is_none() && core.failure.is_none()
+        matches!(core.base, Base::None) && core.may_follow()
     }
 
     /// Something else was published under the key, of so many bytes: without changes of its own this is that from now on.
