@@ -10,13 +10,10 @@ use cosgate::{
     cos::{Fault, Operation, Reason, Rule},
     vfs::{HandleNo, OpenHow, VfsError, VfsResult},
 };
-use tree::{Plan, Tree, closer, open, read_all};
+use tree::{APPEND, Plan, READ_WRITE, Tree, closer, open, read_all};
 
 const KEY: &str = "file";
 const MIB: usize = 1 << 20;
-const READ_WRITE: OpenHow =
-    OpenHow { read: true, write: true, truncate: false, append: false, exclusive: false, alone: false };
-const APPEND: OpenHow = OpenHow { read: false, append: true, ..READ_WRITE };
 
 const REQUESTS: [Operation; 8] = [
     Operation::HeadObject,

@@ -16,7 +16,7 @@ use cosgate::{
     cos::Operation,
     vfs::{Allocation, HandleNo, InodeNo, OpenHow},
 };
-use tree::{Plan, Tree, closer, create, open, stat, truncate};
+use tree::{APPEND, Plan, READ, READ_WRITE, Tree, closer, create, open, stat, truncate};
 
 const RUNS: u64 = 60;
 const STEPS: usize = 60;
@@ -24,11 +24,7 @@ const FILE: &str = "file";
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-const READ_WRITE: OpenHow =
-    OpenHow { read: true, write: true, truncate: false, append: false, exclusive: false, alone: false };
 const WRITE: OpenHow = OpenHow { read: false, ..READ_WRITE };
-const APPEND: OpenHow = OpenHow { append: true, ..WRITE };
-const READ: OpenHow = OpenHow { write: false, ..READ_WRITE };
 
 struct Open {
     inode: InodeNo,

@@ -38,6 +38,8 @@ pub const NEW: OpenHow =
     OpenHow { read: false, write: true, truncate: true, append: false, exclusive: false, alone: false };
 pub const READ: OpenHow =
     OpenHow { read: true, write: false, truncate: false, append: false, exclusive: false, alone: false };
+pub const READ_WRITE: OpenHow = OpenHow { write: true, ..READ };
+pub const APPEND: OpenHow = OpenHow { append: true, read: false, ..READ_WRITE };
 
 /// How a tree is made; change what a test is about.
 #[derive(Debug, Clone)]

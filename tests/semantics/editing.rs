@@ -8,8 +8,8 @@ use cosgate::vfs::{HandleNo, OpenHow, VfsError};
 use crate::{
     close, content, tree,
     tree::{
-        FRONT, NEW, Plan, READ, Tree, closer, create, open, read_file, rename, stat, truncate, unlink, write,
-        write_file,
+        APPEND, FRONT, NEW, Plan, READ, READ_WRITE, Tree, closer, create, open, read_file, rename, stat,
+        truncate, unlink, write, write_file,
     },
 };
 
@@ -74,9 +74,8 @@ async fn files_are_written_on_behind_a_publication() {
 async fn appending_to_nothing_is_writing_in_order() {
     let tree = tree();
     tree.memory.insert("empty", "");
-    let how = OpenHow { truncate: false, append: true, ..NEW };
     for path in ["empty", "absent"] {
-        let (_, handle) = create(tree.vfs(), path, how).await.unwrap();
+        let (_, handle) = create(tree.vfs(), path, APPEND).await.unwrap();
         for piece in ["one ", "two"] {
             // The kernel's idea of the end may be old: the flag decides.
             tree.vfs().write(handle, 0, Bytes::from(piece), true, false).await.unwrap();
@@ -91,9 +90,8 @@ async fn appending_to_nothing_is_writing_in_order() {
 async fn appending_processes_share_one_file() {
     let tree = tree();
     tree.memory.insert("log", "0");
-    let how = OpenHow { truncate: false, append: true, ..NEW };
-    let (_, one) = open(tree.vfs(), "log", how).await.unwrap();
-    let (_, two) = open(tree.vfs(), "log", how).await.unwrap();
+    let (_, one) = open(tree.vfs(), "log", APPEND).await.unwrap();
+    let (_, two) = open(tree.vfs(), "log", APPEND).await.unwrap();
     for (handle, piece) in [(one, "1"), (two, "2"), (one, "3")] {
         tree.vfs().write(handle, 1, Bytes::from(piece), true, false).await.unwrap();
     }
@@ -141,12 +139,11 @@ async fn what_was_written_is_read_before_it_is_published() {
 #[tokio::test]
 async fn who_may_write_reads_what_others_have_published_meanwhile() {
     let tree = tree();
-    let how = OpenHow { read: true, truncate: false, ..NEW };
     for before in ["", "12345"] {
         tree.memory.insert("a", before);
-        let (inode, idle) = open(tree.vfs(), "a", how).await.unwrap();
+        let (inode, idle) = open(tree.vfs(), "a", READ_WRITE).await.unwrap();
         assert_eq!(tree.vfs().read(idle, 0, 10).await.unwrap(), before);
-        let (_, writer) = open(tree.vfs(), "a", how).await.unwrap();
+        let (_, writer) = open(tree.vfs(), "a", READ_WRITE).await.unwrap();
         write(tree.vfs(), writer, 0, b"123").await.unwrap();
         truncate(tree.vfs(), inode, Some(writer), 3).await.unwrap();
         close(tree.vfs(), writer).await.unwrap();
@@ -181,21 +178,18 @@ async fn a_transfer_keeps_no_more_than_there_is() {
 async fn appends_of_shells_and_transfers_are_all_there() {
     let tree = tree();
     tree.memory.insert("a", "0");
-    let append = OpenHow { truncate: false, append: true, ..NEW };
-    let (_, first) = open(tree.vfs(), "a", append).await.unwrap();
+    let (_, first) = open(tree.vfs(), "a", APPEND).await.unwrap();
     tree.vfs().write(first, 0, Bytes::from("1"), true, false).await.unwrap();
     tree.vfs().flush(first, closer()).await.unwrap();
     assert_eq!(tree.memory.content("a").unwrap(), "01");
-    let sent = transfer(&tree, OpenHow { append: true, ..TRANSFER }, None, "2").await;
-    tree.vfs().commit(sent, 1, FRONT).await.unwrap();
-    tree.vfs().release(sent).await.unwrap();
+    let sent = transfer(&tree, APPENDED, None, "2").await;
+    complete(&tree, sent, 1).await;
     assert_eq!(tree.memory.content("a").unwrap(), "012");
-    let (_, second) = open(tree.vfs(), "a", append).await.unwrap();
+    let (_, second) = open(tree.vfs(), "a", APPEND).await.unwrap();
     tree.vfs().write(second, 0, Bytes::from("3"), true, false).await.unwrap();
     // One that has written already when a transfer is committed.
-    let sent = transfer(&tree, OpenHow { append: true, ..TRANSFER }, None, "4").await;
-    tree.vfs().commit(sent, 1, FRONT).await.unwrap();
-    tree.vfs().release(sent).await.unwrap();
+    let sent = transfer(&tree, APPENDED, None, "4").await;
+    complete(&tree, sent, 1).await;
     close(tree.vfs(), second).await.unwrap();
     tree.vfs().release(first).await.unwrap();
     assert_eq!(
@@ -205,20 +199,16 @@ async fn appends_of_shells_and_transfers_are_all_there() {
     );
 }
 
-const APPENDED: OpenHow = OpenHow { append: true, ..TRANSFER };
-
 /// > APPE that breaks leaves nothing of itself, whoever else appends to the file meanwhile.
 #[tokio::test]
 async fn an_append_that_breaks_leaves_nothing() {
     let tree = tree();
     tree.memory.insert("a", "0");
-    let append = OpenHow { truncate: false, append: true, ..NEW };
-    let (_, shell) = open(tree.vfs(), "a", append).await.unwrap();
+    let (_, shell) = open(tree.vfs(), "a", APPEND).await.unwrap();
     tree.vfs().write(shell, 0, Bytes::from("1"), true, false).await.unwrap();
     let broken = transfer(&tree, APPENDED, None, "broken").await;
     let whole = transfer(&tree, APPENDED, None, "2").await;
-    tree.vfs().commit(whole, 1, FRONT).await.unwrap();
-    tree.vfs().release(whole).await.unwrap();
+    complete(&tree, whole, 1).await;
     assert_eq!(tree.memory.content("a").unwrap(), "02");
     tree.vfs().release(broken).await.unwrap();
     close(tree.vfs(), shell).await.unwrap();
@@ -238,8 +228,7 @@ async fn an_append_goes_behind_what_stands_there_at_its_end() {
         // The shell's `>`, which has not come to its end.
         let (_, half) = create(tree.vfs(), "a", NEW).await.unwrap();
         write(tree.vfs(), half, 0, b"half").await.unwrap();
-        tree.vfs().commit(sent, piece.len() as u64, FRONT).await.unwrap();
-        tree.vfs().release(sent).await.unwrap();
+        complete(&tree, sent, piece.len() as u64).await;
         assert_eq!(tree.memory.content("a").unwrap(), [b"replaced".to_vec(), piece].concat());
         write(tree.vfs(), half, 4, b" and half").await.unwrap();
         close(tree.vfs(), half).await.unwrap();
@@ -262,8 +251,7 @@ async fn appends_at_once_to_what_is_absent_are_all_there() {
         tree.vfs().prepare(*handle, FRONT).await.unwrap();
     }
     for (handle, bytes) in sent {
-        tree.vfs().commit(handle, bytes, FRONT).await.unwrap();
-        tree.vfs().release(handle).await.unwrap();
+        complete(&tree, handle, bytes).await;
     }
     assert_eq!(tree.memory.content("a").unwrap(), "123");
     assert_eq!(read_file(tree.vfs(), "a").await.unwrap(), b"123");
@@ -272,14 +260,13 @@ async fn appends_at_once_to_what_is_absent_are_all_there() {
 /// Whoever has made the name of a file goes behind what somebody else has put there before he has closed it.
 #[tokio::test]
 async fn a_shell_that_has_begun_a_file_goes_behind_a_transfer() {
-    let append = OpenHow { truncate: false, append: true, ..NEW };
-    let read_append = OpenHow { read: true, ..append };
+    let read_append = OpenHow { read: true, ..APPEND };
     let plain = OpenHow { truncate: false, ..NEW };
     let truncating = OpenHow { append: true, ..NEW };
     let cases = [
-        (append, "+line", "stored+line"),
+        (APPEND, "+line", "stored+line"),
         (read_append, "+line", "stored+line"),
-        (append, "", "stored"),
+        (APPEND, "", "stored"),
         (plain, "", "stored"),
         (truncating, "+line", "+line"),
     ];
@@ -293,8 +280,7 @@ async fn a_shell_that_has_begun_a_file_goes_behind_a_transfer() {
             let (_, sent) = create(tree.vfs(), "a", transfer).await.unwrap();
             tree.vfs().arm(sent, FRONT).unwrap();
             tree.vfs().write(sent, 0, Bytes::from("stored"), transfer.append, false).await.unwrap();
-            tree.vfs().commit(sent, 6, FRONT).await.unwrap();
-            tree.vfs().release(sent).await.unwrap();
+            complete(&tree, sent, 6).await;
             close(tree.vfs(), shell).await.unwrap();
             assert_eq!(tree.memory.content("a").unwrap(), whole, "{how:?} {transfer:?}");
         }
@@ -328,8 +314,7 @@ async fn of_large_appends_to_what_is_absent_one_is_there() {
     let (_, handle) = open(tree.vfs(), "a", APPENDED).await.unwrap();
     tree.vfs().arm(handle, FRONT).unwrap();
     tree.vfs().write(handle, 0, Bytes::from("end"), true, false).await.unwrap();
-    tree.vfs().commit(handle, 3, FRONT).await.unwrap();
-    tree.vfs().release(handle).await.unwrap();
+    complete(&tree, handle, 3).await;
     assert_eq!(tree.memory.content("a").unwrap().len(), (9 << 20) + 3);
 }
 
@@ -339,8 +324,7 @@ async fn gateways_append_behind_each_other() {
     let here = tree();
     let there = Tree::over(here.memory.clone(), &Plan::default());
     here.memory.insert("log", "0");
-    let append = OpenHow { truncate: false, append: true, ..NEW };
-    for how in [append, OpenHow { read: true, ..append }] {
+    for how in [APPEND, OpenHow { read: true, ..APPEND }] {
         here.memory.insert("log", "0");
         let (_, one) = open(here.vfs(), "log", how).await.unwrap();
         let (_, two) = open(there.vfs(), "log", how).await.unwrap();
@@ -356,16 +340,14 @@ async fn gateways_append_behind_each_other() {
 #[tokio::test]
 async fn who_has_changed_nothing_goes_on_with_what_was_published() {
     let tree = tree();
-    let how = OpenHow { read: true, truncate: false, ..NEW };
     tree.memory.insert("a", "12345");
-    let (_, idle) = open(tree.vfs(), "a", how).await.unwrap();
+    let (_, idle) = open(tree.vfs(), "a", READ_WRITE).await.unwrap();
     write(tree.vfs(), idle, 0, b"X").await.unwrap();
     tree.vfs().fsync(idle).await.unwrap();
     let sent = transfer(&tree, OpenHow { truncate: true, ..TRANSFER }, None, "stored").await;
-    tree.vfs().commit(sent, 6, FRONT).await.unwrap();
-    tree.vfs().release(sent).await.unwrap();
+    complete(&tree, sent, 6).await;
     assert_eq!(tree.vfs().read(idle, 0, 10).await.unwrap(), "stored");
-    let (_, late) = open(tree.vfs(), "a", how).await.unwrap();
+    let (_, late) = open(tree.vfs(), "a", READ_WRITE).await.unwrap();
     write(tree.vfs(), late, 0, b"S").await.unwrap();
     close(tree.vfs(), late).await.unwrap();
     assert_eq!(tree.memory.content("a").unwrap(), "Stored");
@@ -378,8 +360,7 @@ async fn who_has_changed_nothing_goes_on_with_what_was_published() {
 async fn the_front_reads_objects() {
     let tree = tree();
     tree.memory.insert("a", "12345");
-    let how = OpenHow { read: true, truncate: false, ..NEW };
-    let (inode, handle) = open(tree.vfs(), "a", how).await.unwrap();
+    let (inode, handle) = open(tree.vfs(), "a", READ_WRITE).await.unwrap();
     write(tree.vfs(), handle, 0, b"X").await.unwrap();
     let download = tree.vfs().open(inode, READ, FRONT).await.unwrap();
     assert_eq!(tree.vfs().read(download, 0, 10).await.unwrap(), "12345");
@@ -388,6 +369,7 @@ async fn the_front_reads_objects() {
 }
 
 const TRANSFER: OpenHow = OpenHow { truncate: false, alone: true, ..NEW };
+const APPENDED: OpenHow = OpenHow { append: true, ..TRANSFER };
 
 /// A transfer that stores, appends to or goes on with `a`, armed, with all its bytes.
 async fn transfer(tree: &Tree, how: OpenHow, keep: Option<u64>, piece: &'static str) -> HandleNo {
@@ -404,6 +386,12 @@ async fn transfer(tree: &Tree, how: OpenHow, keep: Option<u64>, piece: &'static 
     handle
 }
 
+/// It ends well, with so many bytes sent.
+async fn complete(tree: &Tree, handle: HandleNo, bytes: u64) {
+    tree.vfs().commit(handle, bytes, FRONT).await.expect("committed");
+    tree.vfs().release(handle).await.expect("released");
+}
+
 /// > A STOR, from the start or behind REST, shares nothing with others who write the file: it replaces what was published or leaves it, and theirs rests on that.
 #[tokio::test]
 async fn a_transfer_and_an_editor_are_two_files() {
@@ -415,10 +403,9 @@ async fn a_transfer_and_an_editor_are_two_files() {
         for is_broken in [true, false] {
             let tree = tree();
             tree.memory.insert("a", "content");
-            let append = OpenHow { truncate: false, append: true, ..NEW };
-            let (_, editor) = open(tree.vfs(), "a", append).await.unwrap();
+            let (_, editor) = open(tree.vfs(), "a", APPEND).await.unwrap();
             tree.vfs().write(editor, 0, Bytes::from(" here"), true, false).await.unwrap();
-            let (_, late) = open(tree.vfs(), "a", OpenHow { read: true, ..append }).await.unwrap();
+            let (_, late) = open(tree.vfs(), "a", OpenHow { read: true, ..APPEND }).await.unwrap();
             let transfer = transfer(&tree, how, keep, piece).await;
             assert_eq!(tree.memory.content("a").unwrap(), "content");
             if is_broken {
@@ -428,8 +415,7 @@ async fn a_transfer_and_an_editor_are_two_files() {
                 close(tree.vfs(), late).await.unwrap();
                 assert_eq!(tree.memory.content("a").unwrap(), "content here late");
             } else {
-                tree.vfs().commit(transfer, piece.len() as u64, FRONT).await.unwrap();
-                tree.vfs().release(transfer).await.unwrap();
+                complete(&tree, transfer, piece.len() as u64).await;
                 assert_eq!(tree.memory.content("a").unwrap(), whole);
                 close(tree.vfs(), editor).await.unwrap();
                 assert_eq!(tree.memory.content("a").unwrap(), format!("{whole} here"));
@@ -446,8 +432,7 @@ async fn a_change_in_place_does_not_follow() {
     let (_, editor) = open(tree.vfs(), "a", OpenHow { truncate: false, ..NEW }).await.unwrap();
     write(tree.vfs(), editor, 0, b"C").await.unwrap();
     let transfer = transfer(&tree, OpenHow { truncate: true, ..TRANSFER }, None, "new").await;
-    tree.vfs().commit(transfer, 3, FRONT).await.unwrap();
-    tree.vfs().release(transfer).await.unwrap();
+    complete(&tree, transfer, 3).await;
     let closed = close(tree.vfs(), editor).await;
     assert!(matches!(closed, Err(VfsError::ReplacedMeanwhile { .. })), "{closed:?}");
     assert_eq!(tree.memory.content("a").unwrap(), "new");
@@ -467,8 +452,7 @@ async fn two_transfers_are_two_files() {
         truncate(tree.vfs(), inode, Some(rest), 3).await.unwrap();
         write(tree.vfs(), rest, 3, b"sole").await.unwrap();
         assert_eq!(stat(tree.vfs(), "a").await.unwrap().bytes, 7);
-        tree.vfs().commit(rest, 4, FRONT).await.unwrap();
-        tree.vfs().release(rest).await.unwrap();
+        complete(&tree, rest, 4).await;
         assert_eq!(tree.memory.content("a").unwrap(), "console");
         if !is_broken {
             tree.vfs().commit(stor, 9, FRONT).await.unwrap();
@@ -497,9 +481,8 @@ async fn a_download_shows_no_edit() {
 async fn who_has_not_written_publishes_nothing() {
     let tree = tree();
     tree.memory.insert("db", "12345");
-    let how = OpenHow { read: true, truncate: false, ..NEW };
-    let (_, writer) = open(tree.vfs(), "db", how).await.unwrap();
-    let (_, reader) = open(tree.vfs(), "db", how).await.unwrap();
+    let (_, writer) = open(tree.vfs(), "db", READ_WRITE).await.unwrap();
+    let (_, reader) = open(tree.vfs(), "db", READ_WRITE).await.unwrap();
     write(tree.vfs(), writer, 0, b"half").await.unwrap();
     assert_eq!(tree.vfs().read(reader, 0, 5).await.unwrap(), "half5");
     close(tree.vfs(), reader).await.unwrap();
