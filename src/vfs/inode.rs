@@ -140,7 +140,8 @@ impl InodeTable {
         if above.kind != FileKind::Directory || above.link != Link::Named {
             return None;
         }
-        if let Some(slot) = self.find_slot(parent_slot, name) {
+        let named = self.find_slot(parent_slot, name);
+        if let Some(slot) = named {
             let node = self.node(slot);
             if node.kind == facts.kind {
                 // An answer that was asked for earlier than what is known already tells nothing new; and a file that its
@@ -156,6 +157,8 @@ impl InodeTable {
         let slot = self.take_slot(name.into());
         self.set_facts(slot, facts, seen);
         self.link(slot, parent_slot);
+        // Not before: the directory above may be held by it alone.
+        named.into_iter().for_each(|other| self.reap(other));
         Some(self.number(slot))
     }
 
@@ -590,6 +593,19 @@ mod tests {
         let b = table.ensure(ROOT, "b", &fresh, None).unwrap();
         assert_eq!(table.ensure(ROOT, "b", &file(1), Some(asked)), Some(b));
         assert_eq!(table.known(b).unwrap().facts, fresh, "what was unlinked before it was begun");
+    }
+
+    #[test]
+    fn what_lost_its_name_to_another_kind_stays_as_long_as_it_is_held() {
+        let mut table = table();
+        table.ensure(ROOT, "a", &file(1), None).unwrap();
+        let directory = looked_up(&mut table, ROOT, "a", &directory());
+        assert_eq!(table.len(), 2, "nobody held the file");
+        let taken = looked_up(&mut table, ROOT, "a", &file(1));
+        assert_eq!(table.known(directory).unwrap().link, Link::Gone);
+        table.forget(directory, 1);
+        table.forget(taken, 1);
+        assert_eq!(table.len(), 1);
     }
 
     #[test]

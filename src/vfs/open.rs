@@ -323,9 +323,13 @@ async fn begin_anew(vfs: &Vfs, file: &Arc<OpenFile>) -> VfsResult<bool> {
         return Ok(false);
     }
     let mut inodes = shared.inodes.lock();
-    let is_detached = inodes.detach(file.inode).is_some();
+    let successor = inodes.detach(file.inode);
     inodes.update(file.inode, &Shared::unpublished_facts(), None);
-    Ok(is_detached)
+    if let Some(successor) = successor {
+        inodes.pin(successor);
+        file.note_successor(successor);
+    }
+    Ok(successor.is_some())
 }
 
 async fn forget_name(shared: &Shared, file: &OpenFile) {
@@ -386,7 +390,8 @@ pub(super) async fn release(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
             }
             shared.writing.remove(&file);
             file.close(Closed::Done);
-            shared.inodes.lock().unpin(file.inode);
+            let mut inodes = shared.inodes.lock();
+            file.pinned().for_each(|inode| inodes.unpin(inode));
             done
         }
     }

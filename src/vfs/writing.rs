@@ -87,6 +87,8 @@ struct State {
     reader: Option<Arc<Reader>>,
     /// The object that stood there when it was opened.
     stood: Option<Facts>,
+    /// The inode that has the name since this file was begun anew, pinned: nobody else may hold it.
+    successor: Option<InodeNo>,
 }
 
 impl State {
@@ -396,6 +398,16 @@ impl OpenFile {
         }
         let stood = self.state.lock().stood.clone().filter(|_| !is_object(&known.facts));
         Ok(stood.unwrap_or(known.facts))
+    }
+
+    /// `successor` has the name instead of this file's inode, and is pinned as long as the file is open.
+    pub(super) fn note_successor(&self, successor: InodeNo) {
+        self.state.lock().successor = Some(successor);
+    }
+
+    /// The inodes that are pinned for this file, once it is closed.
+    pub(super) fn pinned(&self) -> impl Iterator<Item = InodeNo> {
+        [Some(self.inode), self.state.lock().successor.take()].into_iter().flatten()
     }
 
     /// Nothing stands under the name.

@@ -291,3 +291,19 @@ async fn what_is_stored_behind_a_deletion_is_shown_although_that_one_answers_lat
         assert_eq!(list(vfs, "").await.unwrap()["a"].bytes, 9);
     }
 }
+
+#[tokio::test]
+async fn who_looks_at_a_file_while_it_is_replaced_goes_on_with_what_replaced_it() {
+    let tree = both_views();
+    write_file(tree.vfs(), "a", b"before").await.unwrap();
+    let (_, editor) = open(tree.vfs(), "a", READ_WRITE, ME).await.unwrap();
+    let gate = tree.store.block_answer(Rule::on(Operation::HeadObject));
+    let vfs = tree.vfs().clone();
+    let written = tokio::spawn(async move { tree::write(&vfs, editor, 0, b"S").await });
+    gate.reached_by(1).await;
+    write_file(&tree.views[1], "a", b"stored").await.unwrap();
+    gate.release();
+    written.await.unwrap().unwrap();
+    close(tree.vfs(), editor).await.unwrap();
+    assert_eq!(tree.memory.content("a").unwrap(), "Stored");
+}

@@ -5,8 +5,8 @@ use std::time::Duration;
 use cosgate::{cos::Operation, vfs::DirectoryEntry};
 
 use crate::{
-    content,
-    tree::{Plan, READ, ROOT, Tree, open, read_all, write_file},
+    close, content,
+    tree::{NEW, Plan, READ, ROOT, Tree, open, read_all, write, write_file},
 };
 
 /// > Readers, however many and however they jump, keep no more than the memory limit.
@@ -68,6 +68,23 @@ async fn large_directories_need_little_memory() {
     assert_eq!(seen, names + 2);
     assert!(calls > names / 683);
     assert_eq!(tree.store.calls(Operation::ListObjects), 60);
+}
+
+/// > What is known of a file is forgotten once neither the kernel nor anybody who has it open holds it.
+#[tokio::test]
+async fn files_that_were_begun_anew_are_forgotten() {
+    let tree = Tree::new(&Plan::default());
+    let names: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+    for name in &names {
+        tree.memory.insert(name, "before");
+    }
+    for name in &names {
+        let (_, handle) = open(tree.vfs(), name, NEW).await.unwrap();
+        write(tree.vfs(), handle, 0, b"after").await.unwrap();
+        close(tree.vfs(), handle).await.unwrap();
+        assert_eq!(tree.memory.content(name).unwrap(), "after");
+    }
+    assert!(format!("{:?}", tree.vfs()).contains("live: 1 "), "inodes that nobody holds are kept");
 }
 
 /// > Memory that reading ahead has taken yields to whoever writes.

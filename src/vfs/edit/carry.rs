@@ -67,9 +67,7 @@ impl Inside {
         let _gate = self.gate.lock().await;
         {
             let mut core = self.core.lock();
-            if let Some(failure) = &core.failure {
-                return Err(failure.clone());
-            }
+            core.alive()?;
             if let Some(last) = core.last.as_ref().filter(|_| core.published && !core.dirty) {
                 return Ok(last.clone());
             }
@@ -171,9 +169,7 @@ impl Inside {
         let _gate = self.gate.lock().await;
         let (tail, first) = {
             let mut core = self.core.lock();
-            if let Some(failure) = &core.failure {
-                return Err(failure.clone());
-            }
+            core.alive()?;
             if !core.may_follow() {
                 return Ok(false);
             }

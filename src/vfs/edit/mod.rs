@@ -366,9 +366,7 @@ impl Edit {
         let inside = &self.inside;
         let _gate = inside.gate.lock().await;
         let mut core = inside.core.lock();
-        if let Some(failure) = &core.failure {
-            return Err(failure.clone());
-        }
+        core.alive()?;
         inside.let_go(&mut core);
         core.cells = Cells::default();
         core.base = Base::None;
@@ -491,6 +489,20 @@ impl Drop for Edit {
 }
 
 impl Core {
+    /// # Errors
+    /// What an earlier request has left.
+    fn alive(&self) -> VfsResult<()> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn add_room(&mut self, more: Room) {
+        self.grants += 1;
+        match &mut self.room {
+            Some(room) => room.join(more),
+            None => self.room = Some(more),
+        }
+    }
+
     /// Reads the base.
     fn reader(&mut self, shared: &Shared, inode: InodeNo, name: &str) -> Option<Arc<Reader>> {
         let Base::Object(base) = &self.base else { return None };
@@ -510,9 +522,7 @@ impl Core {
 impl Inside {
     fn take(&self, append: bool, offset: u64, data: &[u8]) -> VfsResult<Tried> {
         let mut core = self.core.lock();
-        if let Some(failure) = &core.failure {
-            return Err(failure.clone());
-        }
+        core.alive()?;
         let mut wanted = Wanted { append, first: offset, bytes: data.len() };
         core.refused = wanted;
         if core.busy || matches!(core.base, Base::Expected(_)) {
@@ -558,9 +568,7 @@ impl Inside {
         bytes: u64,
     ) -> VfsResult<Option<(Vec<Piece>, Option<Arc<Reader>>, u64)>> {
         let mut core = self.core.lock();
-        if let Some(failure) = &core.failure {
-            return Err(failure.clone());
-        }
+        core.alive()?;
         let wanted = Wanted { append: false, first: offset, bytes: 0 };
         if !matches!(self.need(&core, wanted), Need::Nothing) {
             return Ok(None);
@@ -573,9 +581,7 @@ impl Inside {
 
     /// Whether the file may reach to `end`.
     fn check(&self, core: &mut Core, end: u64) -> VfsResult<()> {
-        if let Some(failure) = &core.failure {
-            return Err(failure.clone());
-        }
+        core.alive()?;
         let bytes_max = self.writers.limits.single_file_bytes_max;
         if end > bytes_max {
             return Err(VfsError::TooLarge { name: self.name.to_string(), bytes_max });
@@ -618,9 +624,7 @@ impl Inside {
             let gate = self.gate.lock().await;
             let need = {
                 let core = self.core.lock();
-                if let Some(failure) = &core.failure {
-                    return Err(failure.clone());
-                }
+                core.alive()?;
                 self.need(&core, wanted)
             };
             let done = match need {
@@ -649,11 +653,20 @@ impl Inside {
 
     /// Looks at the object that lies under the blocks.
     async fn open(&self) -> VfsResult<()> {
-        let expected = match &self.core.lock().base {
-            Base::Expected(version) => version.clone(),
-            Base::None | Base::Object(_) => return Ok(()),
+        let (expected, generation) = {
+            let core = self.core.lock();
+            match &core.base {
+                Base::Expected(version) => (version.clone(), core.generation),
+                Base::None | Base::Object(_) => return Ok(()),
+            }
         };
-        let meta = match self.store.head_object(self.publisher.key()).await {
+        let answer = self.store.head_object(self.publisher.key()).await;
+        let mut core = self.core.lock();
+        if core.generation != generation {
+            // Something else was published meanwhile, and that is to be looked at.
+            return Ok(());
+        }
+        let meta = match answer {
             Ok(meta) => meta,
             Err(error) if error.reason == Reason::NoSuchKey => return Err(self.replaced()),
             Err(error) => return Err(VfsError::from_cos(error, &self.name)),
@@ -661,7 +674,6 @@ impl Inside {
         if expected.is_some_and(|version| version != meta.etag) {
             return Err(self.replaced());
         }
-        let mut core = self.core.lock();
         core.cells = Cells::over_base(meta.size);
         core.rests_on = Some(meta.etag.clone());
         core.inherited =
@@ -740,16 +752,6 @@ impl Inside {
     /// Dirty memory of one edit: a quarter of the budget, and never less than two writes.
     fn memory_bytes_max(&self) -> u64 {
         (self.writers.budget().bytes() / 4).clamp(2 * PIECE_BYTES as u64, MEMORY_BYTES_MAX)
-    }
-}
-
-impl Core {
-    fn add_room(&mut self, more: Room) {
-        self.grants += 1;
-        match &mut self.room {
-            Some(room) => room.join(more),
-            None => self.room = Some(more),
-        }
     }
 }
 
