@@ -286,12 +286,12 @@ impl ControlWatch {
         self.quit.load(Ordering::Acquire)
     }
 
-    /// Waits, on this thread, until the client hangs up, for `time` at most.
-    pub(super) fn linger(&self, time: Duration) {
-        let Ok(time) = Timespec::try_from(time) else { return };
+    /// Waits, on this thread, until the client hangs up, for `time` at most. Whether it did.
+    pub(super) fn linger(&self, time: Duration) -> bool {
+        let Ok(time) = Timespec::try_from(time) else { return false };
         let mut fds = [PollFd::new(&*self.stream, PollFlags::RDHUP)];
         // Interrupted by a signal it is shorter; the question that follows is asked all the same.
-        rustix::event::poll(&mut fds, Some(&time)).ok();
+        rustix::event::poll(&mut fds, Some(&time)).is_ok_and(|ready| ready > 0)
     }
 
     /// Looks without reading. Peeking would be no use: unread commands hide the FIN behind them, while

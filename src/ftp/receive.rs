@@ -298,15 +298,18 @@ impl Upload {
         let (root, file, watch) = (self.root.clone(), self.file.clone(), control.clone());
         let prepare = move || {
             root.prepare(&file)?;
-            let left = time.left(Instant::now(), Crowd::now);
-            if left <= PRECISE_WAIT_MAX {
-                watch.linger(left);
+            let precise_until = Instant::now() + PRECISE_WAIT_MAX;
+            loop {
+                let (now, crowd) = (Instant::now(), Crowd::now());
+                let left = time.left(now, crowd);
+                if left.is_zero() || now + left > precise_until || watch.linger(left) {
+                    return Ok(time);
+                }
             }
-            Ok(time)
         };
         let mut time = self.wait_for_store(prepare).await?;
         loop {
-            let left = time.left(Instant::now(), Crowd::now);
+            let left = time.left(Instant::now(), Crowd::now());
             if left.is_zero() || control.pending().hung_up {
                 return Ok(());
             }

@@ -16,7 +16,9 @@
 //! briefly: 2.7 ms at most. Who never sleeps is in the smallest of many counts, so that one decides.
 
 use std::{
+    fs::File,
     num::NonZeroUsize,
+    os::unix::fs::FileExt,
     sync::LazyLock,
     time::{Duration, Instant},
 };
@@ -51,16 +53,27 @@ impl Crowd {
             let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
             u32::try_from(processors).unwrap_or(u32::MAX)
         });
-        let told = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        Self { runnable: runnable(&told).unwrap_or(0), processors: *PROCESSORS }
+        // Kept open: uploads that end on a busy machine look again and again.
+        static TOLD: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/loadavg").ok());
+        let mut told = [0; 128];
+        let length = TOLD.as_ref().and_then(|file| file.read_at(&mut told, 0).ok()).unwrap_or(0);
+        let told = str::from_utf8(&told[..length]).unwrap_or_default();
+        Self { runnable: runnable(told).unwrap_or(0), processors: *PROCESSORS }
     }
 
-    /// Until each of them has had a turn that takes so long.
-    fn turn(self, each: Duration) -> Duration {
-        match self.runnable > self.processors {
-            true => (each * self.runnable / self.processors.max(1)).min(CROWD_TIME_MAX),
-            false => Duration::ZERO,
-        }
+    /// Until each of those that go on as long as they may has had its turn.
+    fn long(self) -> Duration {
+        let crowd = if self.waiting() > 0 { self.runnable } else { 0 };
+        (LONG_TURN * crowd / self.processors.max(1)).min(CROWD_TIME_MAX)
+    }
+
+    /// Until each of those that come and go has had its turn.
+    fn short(self) -> Duration {
+        (SHORT_TURN * self.waiting() / self.processors.max(1)).min(CROWD_TIME_MAX)
+    }
+
+    fn waiting(self) -> u32 {
+        self.runnable.saturating_sub(self.processors)
     }
 }
 
@@ -88,15 +101,13 @@ impl SettleTime {
     }
 
     /// How long to wait until this is asked again; zero: it is over.
-    pub(super) fn left(&mut self, now: Instant, crowd: impl FnOnce() -> Crowd) -> Duration {
+    pub(super) fn left(&mut self, now: Instant, crowd: Crowd) -> Duration {
         let waited = now.saturating_duration_since(self.ended);
+        let long = *self.long.insert(self.long.map_or(crowd.long(), |before| before.min(crowd.long())));
+        self.short = self.short.max(crowd.short());
         if waited < self.least {
             return self.least - waited;
         }
-        let crowd = crowd();
-        let long = crowd.turn(LONG_TURN);
-        let long = *self.long.insert(self.long.map_or(long, |before| before.min(long)));
-        self.short = self.short.max(crowd.turn(SHORT_TURN));
         (self.least + self.short).max(long).saturating_sub(waited).min(SAMPLE_TIME)
     }
 }
@@ -121,7 +132,7 @@ mod tests {
     fn it_depends_on_the_way_and_on_how_long_the_data_took() {
         let left = |took, dialled_within| {
             let (mut time, ended) = time(took, dialled_within);
-            time.left(ended, || panic!("not asked yet"))
+            time.left(ended, BUSY)
         };
         assert_eq!(left(millis(5), millis(0)), millis(2));
         assert_eq!(left(millis(5), millis(40)), millis(80));
@@ -133,15 +144,15 @@ mod tests {
     #[test]
     fn on_an_idle_machine_it_ends_then() {
         let (mut time, ended) = time(millis(1), millis(0));
-        assert_eq!(time.left(ended + millis(2), || IDLE), millis(0));
+        assert_eq!(time.left(ended + millis(2), IDLE), millis(0));
     }
 
     /// What is waited if it is asked again as soon as it says, and the crowds come in turns.
     fn waited(crowds: &[Crowd]) -> Duration {
         let (mut time, ended) = time(millis(1), millis(0));
-        let mut now = ended + millis(2);
+        let mut now = ended;
         for &crowd in crowds.iter().cycle() {
-            let left = time.left(now, || crowd);
+            let left = time.left(now, crowd);
             if left.is_zero() {
                 break;
             }
@@ -157,7 +168,7 @@ mod tests {
 
     #[test]
     fn threads_that_come_and_go_have_short_turns() {
-        assert_eq!(waited(&[BUSY, IDLE]), millis(2) + SHORT_TURN * 5);
+        assert_eq!(waited(&[BUSY, IDLE]), millis(2) + SHORT_TURN * 4);
         let with_one_that_stays = Crowd { runnable: 3, processors: 2 };
         assert_eq!(waited(&[BUSY, with_one_that_stays]), millis(9));
     }
