@@ -16,8 +16,10 @@ use cosgate::{
     cos::Operation,
     vfs::{Allocation, HandleNo, InodeNo, OpenHow},
 };
+use seeds::Story;
 use tree::{APPEND, Plan, READ, READ_WRITE, Tree, closer, create, open, stat, truncate};
 
+const NAME: &str = "COSGATE_EDIT";
 const RUNS: u64 = 60;
 const STEPS: usize = 60;
 const FILE: &str = "file";
@@ -47,20 +49,6 @@ struct Run {
     story: Story,
 }
 
-/// What led to a failure: printed when one comes.
-struct Story {
-    seed: u64,
-    steps: Vec<String>,
-}
-
-impl Drop for Story {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("COSGATE_EDIT_SEED={}\n{}", self.seed, self.steps.join("\n"));
-        }
-    }
-}
-
 impl Run {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -75,9 +63,10 @@ impl Run {
             history: Vec::new(),
             open: Vec::new(),
             size_max,
-            story: Story { seed, steps: vec![format!("memory {memory_bytes}, size {size_max}")] },
+            story: Story::new(NAME, seed),
             random,
         };
+        run.story.steps.push(format!("memory {memory_bytes}, size {size_max}"));
         if run.random.bool() {
             let bytes = run.random.usize(0..=size_max);
             run.content = run.bytes(bytes);
@@ -296,7 +285,7 @@ async fn run(seed: u64) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_holds_what_a_vector_of_bytes_does() {
     let mut parts = 0;
-    let seeds = seeds::seeds("COSGATE_EDIT", RUNS);
+    let seeds = seeds::seeds(NAME, RUNS);
     let are_many = seeds.clone().count() > 1;
     for seed in seeds {
         parts += run(seed).await;

@@ -16,11 +16,13 @@ use cosgate::{
     config::QuotaConfig,
     vfs::{Vfs, VfsError, VfsResult},
 };
+use seeds::Story;
 use tree::{
     ALL, NEW, Plan, Tree, closer, create, is_directory, list, mkdir, read_file, rename, rmdir, stat, unlink,
     write, write_file,
 };
 
+const NAME: &str = "COSGATE_MODEL";
 const RUNS: u64 = 120;
 const STEPS: usize = 40;
 /// More than all steps can store.
@@ -200,7 +202,7 @@ async fn run(seed: u64) {
     let plan = Plan { attr_ttl, prefix, quota, policies: vec![ALL; 2], ..Plan::default() };
     let tree = Tree::new(&plan);
     let mut model = Model::new();
-    let mut story = Story { seed, steps: Vec::new() };
+    let mut story = Story::new(NAME, seed);
     for _ in 0..STEPS {
         let step = step(&mut random);
         let should = expect(&mut model, &step);
@@ -235,23 +237,9 @@ fn stored(tree: &Tree) -> (u64, u64) {
     (sizes.sum(), keys.len() as u64)
 }
 
-/// What led to a failure: printed when one comes.
-struct Story {
-    seed: u64,
-    steps: Vec<String>,
-}
-
-impl Drop for Story {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            println!("COSGATE_MODEL_SEED={}\n{}", self.seed, self.steps.join("\n"));
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_mount_does_what_a_map_of_names_does() {
-    for seed in seeds::seeds("COSGATE_MODEL", RUNS) {
+    for seed in seeds::seeds(NAME, RUNS) {
         run(seed).await;
     }
 }

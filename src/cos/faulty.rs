@@ -53,6 +53,8 @@ pub enum Fault {
     Foretell(String),
 }
 
+/// A wait is no shorter than this part of the longest one.
+const SHORTEST_SHARE: f32 = 0.125;
 const FORETOLD_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which calls a fault befalls.
@@ -170,10 +172,30 @@ enum Trouble {
     Barrier(Barrier),
 }
 
+/// How long calls wait.
+#[derive(Debug)]
+struct Slowness {
+    waits_at_most: Duration,
+    random: Mutex<fastrand::Rng>,
+}
+
+impl Slowness {
+    /// `None`: others may go first, no more.
+    fn next(&self) -> Option<Duration> {
+        let mut random = self.random.lock();
+        if random.u8(..4) == 0 {
+            return None;
+        }
+        let share = random.f32();
+        (share > SHORTEST_SHARE).then(|| self.waits_at_most.mul_f32(share))
+    }
+}
+
 /// A store that fails on demand.
 #[derive(Debug)]
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
+    slowness: Option<Slowness>,
     // Leaf lock: nothing is called while it is held.
     state: Mutex<State>,
 }
@@ -190,7 +212,14 @@ struct State {
 impl FaultyStore {
     /// `inner`, without a fault as yet.
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, state: Mutex::default() }
+        Self { inner, slowness: None, state: Mutex::default() }
+    }
+
+    /// The same, but every call waits up to `waits_at_most` before it takes effect, and again before its answer: answers are
+    /// overtaken by others, and by what they tell of. One `seed`, one sequence of waits.
+    pub fn slow(inner: Arc<dyn ObjectStore>, waits_at_most: Duration, seed: u64) -> Self {
+        let random = Mutex::new(fastrand::Rng::with_seed(seed));
+        Self { slowness: Some(Slowness { waits_at_most, random }), ..Self::new(inner) }
     }
 
     /// From now on, calls that fit `rule` suffer `fault`.
@@ -260,6 +289,12 @@ impl FaultyStore {
         key: &str,
         effect: impl Future<Output = CosResult<T>> + Send,
     ) -> CosResult<T> {
+        let effect = async {
+            self.dawdle().await;
+            let answer = effect.await;
+            self.dawdle().await;
+            answer
+        };
         let failure = |reason, in_doubt| {
             let mut error = CosError::new(operation.name(), reason).because("injected by a test");
             error.key = Key::new(key).ok();
@@ -289,6 +324,14 @@ impl FaultyStore {
                 barrier.wait().await;
                 effect.await
             }
+        }
+    }
+
+    async fn dawdle(&self) {
+        match self.slowness.as_ref().and_then(Slowness::next) {
+            Some(time) => tokio::time::sleep(time).await,
+            None if self.slowness.is_some() => tokio::task::yield_now().await,
+            None => {}
         }
     }
 

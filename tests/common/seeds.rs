@@ -17,3 +17,24 @@ pub(crate) fn seeds(name: &str, runs: u64) -> std::ops::Range<u64> {
     println!("seeds {first} to {}", first + runs - 1);
     first..first + runs
 }
+
+/// One story, and what has happened in it: printed where it ends badly.
+pub(crate) struct Story {
+    name: &'static str,
+    seed: u64,
+    pub(crate) steps: Vec<String>,
+}
+
+impl Story {
+    pub(crate) fn new(name: &'static str, seed: u64) -> Self {
+        Self { name, seed, steps: Vec::new() }
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}_SEED={}\n{}", self.name, self.seed, self.steps.join("\n"));
+        }
+    }
+}

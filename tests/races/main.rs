@@ -7,8 +7,6 @@
 
 #[path = "../common/seeds.rs"]
 mod seeds;
-#[path = "../common/slow_store.rs"]
-mod slow_store;
 #[path = "../common/tree.rs"]
 mod tree;
 
@@ -19,13 +17,14 @@ use std::{collections::BTreeSet, ffi::OsStr, future::Future, sync::Arc, time::Du
 
 use bytes::Bytes;
 use cosgate::{
-    cos::MemoryStore,
+    cos::{FaultyStore, MemoryStore},
     vfs::{Caller, HandleNo, InodeNo, OpenHow, Vfs, VfsError, VfsResult, WriteOutcome},
 };
 use parking_lot::Mutex;
-use slow_store::SlowStore;
+use seeds::Story;
 use tree::{ALL, NEW, Plan, READ_WRITE, ROOT, Tree, closer, list, read_file, stat};
 
+const NAME: &str = "COSGATE_RACES";
 const RUNS: u64 = 60;
 /// A run that takes longer than this, by its own clock, stands still.
 const RUN_TAKES_AT_MOST: Duration = Duration::from_secs(120);
@@ -51,7 +50,7 @@ impl Run {
             ..Plan::default()
         };
         let memory = Arc::new(MemoryStore::new());
-        let slow = SlowStore::new(memory.clone(), REQUEST_WAITS_AT_MOST, random.u64(..));
+        let slow = FaultyStore::slow(memory.clone(), REQUEST_WAITS_AT_MOST, random.u64(..));
         let tree = Tree::over_store(memory, Arc::new(slow), &plan);
         Arc::new(Self { tree, random: Mutex::new(random) })
     }
@@ -209,20 +208,12 @@ fn left_behind(tree: &Tree) -> Vec<String> {
 
 /// Runs a scenario with many seeds.
 fn run_all<F: Future<Output = ()>>(scenario: impl Fn(u64, Arc<Run>) -> F) {
-    struct Told(u64);
-    impl Drop for Told {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                println!("COSGATE_RACES_SEED={}", self.0);
-            }
-        }
-    }
     // Those on threads fail here and not everywhere: they are for who asks for new ones.
-    let is_asked = |what: &str| std::env::var_os(format!("COSGATE_RACES_{what}")).is_some();
+    let is_asked = |what: &str| std::env::var_os(format!("{NAME}_{what}")).is_some();
     let are_all = is_asked("SEED") || is_asked("RUNS");
-    let seeds = seeds::seeds("COSGATE_RACES", RUNS).filter(|seed| are_all || seed % 8 != 7);
+    let seeds = seeds::seeds(NAME, RUNS).filter(|seed| are_all || seed % 8 != 7);
     for seed in seeds {
-        let _told = Told(seed);
+        let _story = Story::new(NAME, seed);
         // One seed in eight runs on threads, by the clock on the wall.
         let runtime = match seed % 8 {
             7 => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build(),
