@@ -33,8 +33,9 @@ const SHARE: u32 = 100;
 const SHARE_TIME_MAX: Duration = Duration::from_millis(100);
 /// What a thread that goes on as long as it may keeps others waiting: half as much again as was measured.
 const LONG_TURN: Duration = Duration::from_millis(6);
-/// The same of one that soon waits for something itself: twice what was measured.
-const SHORT_TURN: Duration = Duration::from_micros(500);
+/// The same of one that soon waits for something itself: half as much again as was measured, and more than that where they
+/// are many.
+const SHORT_TURN: Duration = Duration::from_micros(750);
 const CROWD_TIME_MAX: Duration = Duration::from_millis(250);
 /// How often it is asked who wants to run.
 const SAMPLE_TIME: Duration = Duration::from_micros(500);
@@ -63,17 +64,15 @@ impl Crowd {
 
     /// Until each of those that go on as long as they may has had its turn.
     fn long(self) -> Duration {
-        let crowd = if self.waiting() > 0 { self.runnable } else { 0 };
+        let crowd = if self.runnable > self.processors { self.runnable } else { 0 };
         (LONG_TURN * crowd / self.processors.max(1)).min(CROWD_TIME_MAX)
     }
 
-    /// Until each of those that come and go has had its turn.
+    /// Until each of those that come and go has had its turn, behind the shortest wait, which is
+    /// enough for two on each processor.
     fn short(self) -> Duration {
-        (SHORT_TURN * self.waiting() / self.processors.max(1)).min(CROWD_TIME_MAX)
-    }
-
-    fn waiting(self) -> u32 {
-        self.runnable.saturating_sub(self.processors)
+        let crowd = self.runnable.saturating_sub(2 * self.processors);
+        (SHORT_TURN * crowd / self.processors.max(1)).min(CROWD_TIME_MAX)
     }
 }
 
@@ -168,7 +167,7 @@ mod tests {
 
     #[test]
     fn threads_that_come_and_go_have_short_turns() {
-        assert_eq!(waited(&[BUSY, IDLE]), millis(2) + SHORT_TURN * 4);
+        assert_eq!(waited(&[BUSY, IDLE]), millis(2) + SHORT_TURN * 3);
         let with_one_that_stays = Crowd { runnable: 3, processors: 2 };
         assert_eq!(waited(&[BUSY, with_one_that_stays]), millis(9));
     }
