@@ -64,15 +64,17 @@ impl Crowd {
 
     /// Until each of those that go on as long as they may has had its turn.
     fn long(self) -> Duration {
-        let crowd = if self.runnable > self.processors { self.runnable } else { 0 };
-        (LONG_TURN * crowd / self.processors.max(1)).min(CROWD_TIME_MAX)
+        self.turns(LONG_TURN, if self.runnable > self.processors { self.runnable } else { 0 })
     }
 
     /// Until each of those that come and go has had its turn, behind the shortest wait, which is
     /// enough for two on each processor.
     fn short(self) -> Duration {
-        let crowd = self.runnable.saturating_sub(2 * self.processors);
-        (SHORT_TURN * crowd / self.processors.max(1)).min(CROWD_TIME_MAX)
+        self.turns(SHORT_TURN, self.runnable.saturating_sub(2 * self.processors))
+    }
+
+    fn turns(self, each: Duration, threads: u32) -> Duration {
+        (each * threads / self.processors.max(1)).min(CROWD_TIME_MAX)
     }
 }
 
@@ -88,7 +90,7 @@ pub(super) struct SettleTime {
     least: Duration,
     /// Turns of the largest and of the smallest crowd seen.
     short: Duration,
-    long: Option<Duration>,
+    long: Duration,
 }
 
 impl SettleTime {
@@ -96,18 +98,18 @@ impl SettleTime {
     pub(super) fn new(begun: Instant, ended: Instant, dialled_within: Duration) -> Self {
         let way = (dialled_within * 2).clamp(TIME_MIN, WAY_TIME_MAX);
         let share = (ended.saturating_duration_since(begun) / SHARE).min(SHARE_TIME_MAX);
-        Self { ended, least: way.max(share), short: Duration::ZERO, long: None }
+        Self { ended, least: way.max(share), short: Duration::ZERO, long: CROWD_TIME_MAX }
     }
 
     /// How long to wait until this is asked again; zero: it is over.
     pub(super) fn left(&mut self, now: Instant, crowd: Crowd) -> Duration {
         let waited = now.saturating_duration_since(self.ended);
-        let long = *self.long.insert(self.long.map_or(crowd.long(), |before| before.min(crowd.long())));
         self.short = self.short.max(crowd.short());
+        self.long = self.long.min(crowd.long());
         if waited < self.least {
             return self.least - waited;
         }
-        (self.least + self.short).max(long).saturating_sub(waited).min(SAMPLE_TIME)
+        (self.least + self.short).max(self.long).saturating_sub(waited).min(SAMPLE_TIME)
     }
 }
 

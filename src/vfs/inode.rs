@@ -158,7 +158,9 @@ impl InodeTable {
         self.set_facts(slot, facts, seen);
         self.link(slot, parent_slot);
         // Not before: the directory above may be held by it alone.
-        named.into_iter().for_each(|other| self.reap(other));
+        if let Some(other) = named {
+            self.reap(other);
+        }
         Some(self.number(slot))
     }
 

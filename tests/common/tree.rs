@@ -216,9 +216,13 @@ pub async fn create(vfs: &Vfs, path: &str, how: OpenHow) -> VfsResult<(Entry, Ha
 pub async fn write_file(vfs: &Vfs, path: &str, content: &[u8]) -> VfsResult<()> {
     let (_, handle) = create(vfs, path, NEW).await?;
     let written = write(vfs, handle, 0, content).await;
-    let closed = vfs.flush(handle, closer()).await;
-    let released = vfs.release(handle).await;
-    written.and(closed).and(released)
+    written.and(close(vfs, handle).await)
+}
+
+/// close(2): FLUSH, and RELEASE whatever that has answered.
+pub async fn close(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
+    let flushed = vfs.flush(handle, closer()).await;
+    flushed.and(vfs.release(handle).await)
 }
 
 pub async fn write(vfs: &Vfs, handle: HandleNo, offset: u64, content: &[u8]) -> VfsResult<()> {

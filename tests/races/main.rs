@@ -22,7 +22,7 @@ use cosgate::{
 };
 use parking_lot::Mutex;
 use seeds::Story;
-use tree::{ALL, NEW, Plan, READ_WRITE, ROOT, Tree, closer, list, read_file, stat};
+use tree::{ALL, NEW, Plan, READ_WRITE, ROOT, Tree, close, list, read_file, stat};
 
 const NAME: &str = "COSGATE_RACES";
 const RUNS: u64 = 60;
@@ -125,11 +125,6 @@ async fn open(vfs: &Vfs, name: &str, how: OpenHow, caller: Caller) -> VfsResult<
             opened => return opened,
         }
     }
-}
-
-async fn close(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
-    let flushed = vfs.flush(handle, closer()).await;
-    flushed.and(vfs.release(handle).await)
 }
 
 async fn join(tasks: Vec<tokio::task::JoinHandle<()>>) {

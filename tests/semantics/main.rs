@@ -19,9 +19,9 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use cosgate::{
     config::PolicyConfig,
-    vfs::{Entry, HandleNo, InodeNo, Vfs, VfsResult},
+    vfs::{Entry, HandleNo, InodeNo, Vfs},
 };
-use tree::{ALL, NEW, Plan, Tree, closer, create, walk, write};
+use tree::{ALL, NEW, Plan, Tree, close, create, walk, write};
 
 fn tree() -> Tree {
     Tree::new(&Plan::default())
@@ -29,11 +29,6 @@ fn tree() -> Tree {
 
 fn restless() -> Plan {
     Plan { attr_ttl: Duration::ZERO, ..Plan::default() }
-}
-
-async fn close(vfs: &Vfs, handle: HandleNo) -> VfsResult<()> {
-    let flushed = vfs.flush(handle, closer()).await;
-    flushed.and(vfs.release(handle).await)
 }
 
 async fn begin(vfs: &Vfs, path: &str, content: &[u8]) -> (Entry, HandleNo) {
